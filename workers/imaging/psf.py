@@ -1,0 +1,134 @@
+"""The point-spread function: one stamp per polynomial term, so that it varies smoothly across the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from schemas.errors import DataError
+
+__all__ = ["PsfModel", "polynomial_terms", "shift_stamps"]
+
+_Float = NDArray[np.float64]
+FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2), of a Gaussian
+
+
+def polynomial_terms(u: ArrayLike, v: ArrayLike, degree: int) -> _Float:
+    """Return the monomials u^i v^j with i + j <= `degree`, float64 of shape (n, terms), constant first."""
+    u, v = np.atleast_1d(np.asarray(u, float)), np.atleast_1d(np.asarray(v, float))
+    columns = [u ** (total - j) * v**j for total in range(degree + 1) for j in range(total + 1)]
+    return np.stack(columns, axis=-1)
+
+
+def shift_stamps(stamps: NDArray[np.floating], dx: ArrayLike, dy: ArrayLike) -> _Float:
+    """Shift each stamp, shape (m, n, n), by (dx, dy) pixels (|shift| <= 1) with a Lanczos-5 kernel; float64.
+
+    The kernel is normalised, so a constant stays a constant; flux outside the stamp is lost.
+    """
+    dx, dy = np.atleast_1d(np.asarray(dx, float)), np.atleast_1d(np.asarray(dy, float))
+    rows = _shift_matrices(dy, stamps.shape[1])
+    columns = _shift_matrices(dx, stamps.shape[2])
+    return np.asarray(np.matmul(np.matmul(rows, stamps), columns.transpose(0, 2, 1)))
+
+
+def _shift_matrices(shift: _Float, size: int, order: int = 5) -> _Float:
+    """Return (m, size, size) interpolation matrices: out[i] = sum_j K(i - shift - j) in[j]."""
+    index = np.arange(size)
+    distance = index[None, :, None] - shift[:, None, None] - index[None, None, :]
+    kernel = np.where(np.abs(distance) < order, np.sinc(distance) * np.sinc(distance / order), 0.0)
+    offsets = np.arange(-order - 1, order + 2)
+    full = offsets[None, :] - (shift - np.round(shift))[:, None]
+    norm = np.where(np.abs(full) < order, np.sinc(full) * np.sinc(full / order), 0.0).sum(axis=1)
+    return kernel / norm[:, None, None]
+
+
+@dataclass(frozen=True)
+class PsfModel:
+    """PSF(x, y) = sum_k t_k(u, v) coefficients[k], with u, v the position scaled to [-1, 1] over the detector."""
+
+    coefficients: NDArray[np.float32]
+    """Shape (terms, n, n), n odd; the stamp's centre is the PSF's centre."""
+    degree: int
+    width: int
+    """Of the detector, pixels: the domain of the polynomial."""
+    height: int
+
+    def __post_init__(self) -> None:
+        """Check the shape against the degree."""
+        terms = (self.degree + 1) * (self.degree + 2) // 2
+        shape = self.coefficients.shape
+        if len(shape) != 3 or shape[0] != terms or shape[1] != shape[2] or shape[1] % 2 == 0:
+            raise DataError(
+                f"PSF of degree {self.degree} needs ({terms}, n, n) coefficients with odd n, not {shape}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Side of the stamp, pixels."""
+        return int(self.coefficients.shape[1])
+
+    def terms(self, x: ArrayLike, y: ArrayLike) -> _Float:
+        """Return the polynomial terms at pixel positions, float64 of shape (m, terms)."""
+        u = 2.0 * np.atleast_1d(np.asarray(x, float)) / max(self.width - 1, 1) - 1.0
+        v = 2.0 * np.atleast_1d(np.asarray(y, float)) / max(self.height - 1, 1) - 1.0
+        return polynomial_terms(np.clip(u, -1.2, 1.2), np.clip(v, -1.2, 1.2), self.degree)
+
+    def stamps(self, x: ArrayLike, y: ArrayLike) -> _Float:
+        """Return PSF stamps at positions, float64 of shape (m, n, n), unit sum, centred on the middle pixel."""
+        stamps = np.tensordot(self.terms(x, y), self.coefficients.astype(float), axes=1)
+        return np.asarray(stamps / stamps.sum(axis=(1, 2), keepdims=True))
+
+    def stamps_at(self, x: ArrayLike, y: ArrayLike) -> _Float:
+        """Return PSF stamps as the pixels round (x, y) see them, float64 (m, n, n).
+
+        The middle pixel of each is pixel (round(x), round(y)); the PSF is shifted by the rest.
+        """
+        x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
+        return shift_stamps(self.stamps(x, y), x - np.round(x), y - np.round(y))
+
+    def fwhm(self, x: float, y: float) -> float:
+        """Return the full width at half maximum at (x, y), pixels: of the circle with the half-maximum area."""
+        stamp = self.stamps(x, y)[0]
+        zoom = np.linspace(0, self.size - 1, 8 * self.size)
+        fine = np.array([np.interp(zoom, np.arange(self.size), row) for row in stamp])
+        fine = np.array([np.interp(zoom, np.arange(self.size), column) for column in fine.T]).T
+        area = np.count_nonzero(fine >= 0.5 * fine.max()) * (zoom[1] - zoom[0]) ** 2
+        return float(2.0 * np.sqrt(area / np.pi))
+
+    def noise_area(self, x: ArrayLike, y: ArrayLike) -> _Float:
+        """Return the noise-equivalent area 1 / sum(PSF^2), pixels^2, shape (m,)."""
+        return np.asarray(1.0 / np.square(self.stamps(x, y)).sum(axis=(1, 2)))
+
+    @classmethod
+    def fit(
+        cls,
+        stamps: NDArray[np.floating],
+        x: ArrayLike,
+        y: ArrayLike,
+        *,
+        degree: int,
+        width: int,
+        height: int,
+        weights: NDArray[np.floating] | None = None,
+    ) -> PsfModel:
+        """Fit the model to centred unit-sum stamps (m, n, n) at pixel positions, by linear least squares per pixel."""
+        probe = cls(np.zeros(((degree + 1) * (degree + 2) // 2, 3, 3), np.float32), degree, width, height)
+        design = probe.terms(x, y)
+        if len(design) < design.shape[1]:
+            raise DataError(
+                f"a PSF of degree {degree} needs {design.shape[1]} stars, there are {len(design)}"
+            )
+        root = np.ones(len(design)) if weights is None else np.sqrt(weights)
+        flat = stamps.reshape(len(stamps), -1) * root[:, None]
+        solution = np.linalg.lstsq(design * root[:, None], flat, rcond=None)[0]
+        return cls(solution.reshape(-1, *stamps.shape[1:]).astype(np.float32), degree, width, height)
+
+    @classmethod
+    def gaussian(cls, fwhm: float, *, size: int, width: int, height: int) -> PsfModel:
+        """Return a constant circular Gaussian of `fwhm` pixels: a first guess, and a tool for tests."""
+        axis = np.arange(size) - size // 2
+        profile = np.exp(-0.5 * np.square(axis * FWHM_PER_SIGMA / fwhm))
+        stamp = np.outer(profile, profile)
+        return cls((stamp / stamp.sum())[None].astype(np.float32), 0, width, height)

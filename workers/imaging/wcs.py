@@ -1,0 +1,149 @@
+"""Where a pixel is on the sky: a read-only wrapper of astropy's WCS with 0-based pixels and degrees ICRS."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS, FITSFixedWarning, NoConvergence
+from numpy.typing import ArrayLike, NDArray
+
+from schemas.errors import DataError
+
+__all__ = ["SkyWcs"]
+
+_Array = NDArray[np.float64]
+
+
+class SkyWcs:
+    """A celestial WCS (TAN, TAN-SIP, TPV … whatever astropy reads) of an image of known shape.
+
+    Raises DataError where the cards hold no celestial WCS, or NaN.
+    """
+
+    def __init__(self, header: fits.Header) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FITSFixedWarning)
+            try:
+                wcs = WCS(header)
+            except Exception as error:  # astropy raises many types for a broken WCS
+                raise DataError(f"the WCS in the header can't be used: {error}") from error
+        if not wcs.has_celestial:
+            raise DataError(
+                'the header holds no celestial WCS (CTYPE1/CTYPE2 missing); set [wcs] from = "pointing" in camera.toml, '
+                "or make a rough one with `skydelta reference from-frame`"
+            )
+        wcs = wcs.celestial
+        corner = wcs.all_pix2world([[0.0, 0.0], [100.0, 100.0]], 0)
+        if not np.all(np.isfinite(corner)):
+            raise DataError("the WCS in the header gives NaN for the first pixels: check CRVAL, CRPIX and CD")
+        self._wcs = wcs
+
+    @classmethod
+    def from_cards(cls, cards: Mapping[str, Any]) -> SkyWcs:
+        """Build from header cards given as a mapping (a `fits.Header` passes unchanged)."""
+        if isinstance(cards, fits.Header):
+            return cls(cards)
+        header = fits.Header()
+        for key, value in cards.items():
+            header[key] = value
+        return cls(header)
+
+    @classmethod
+    def tangent(
+        cls,
+        ra: float,
+        dec: float,
+        crpix: tuple[float, float],
+        scale: float,
+        rotation: float = 0.0,
+        parity: int = 1,
+    ) -> SkyWcs:
+        """Return a plain TAN WCS.
+
+        `ra`, `dec` in degrees at the 0-based pixel `crpix`; `scale` in arcsec per pixel; `rotation` in degrees from
+        image up to north through east; `parity` 1 where east is left when north is up, -1 for a mirrored image.
+        """
+        angle = np.radians(rotation)
+        step = scale / 3600.0
+        header = fits.Header()
+        header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
+        header["CUNIT1"], header["CUNIT2"] = "deg", "deg"
+        header["RADESYS"] = "ICRS"
+        header["CRVAL1"], header["CRVAL2"] = float(ra), float(dec)
+        header["CRPIX1"], header["CRPIX2"] = crpix[0] + 1.0, crpix[1] + 1.0
+        header["CD1_1"], header["CD1_2"] = -parity * step * np.cos(angle), step * np.sin(angle)
+        header["CD2_1"], header["CD2_2"] = parity * step * np.sin(angle), step * np.cos(angle)
+        return cls(header)
+
+    def pixel_to_sky(self, x: ArrayLike, y: ArrayLike) -> tuple[_Array, _Array]:
+        """Return (ra, dec), float64 degrees ICRS, of 0-based pixel positions of any one shape."""
+        ra, dec = self._wcs.all_pix2world(np.asarray(x, float), np.asarray(y, float), 0)
+        return np.asarray(ra, float), np.asarray(dec, float)
+
+    def sky_to_pixel(self, ra: ArrayLike, dec: ArrayLike) -> tuple[_Array, _Array]:
+        """Return 0-based (x, y), float64 pixels, of positions in degrees ICRS; NaN where there is no solution."""
+        shape = np.shape(ra)
+        ra, dec = np.atleast_1d(np.asarray(ra, float)).ravel(), np.atleast_1d(np.asarray(dec, float)).ravel()
+        try:
+            x, y = self._wcs.all_world2pix(ra, dec, 0, tolerance=1e-5, maxiter=50)
+        except NoConvergence as error:
+            x, y = error.best_solution[:, 0], error.best_solution[:, 1]
+            for bad in (error.divergent, error.slow_conv):
+                if bad is not None:
+                    x[bad], y[bad] = np.nan, np.nan
+        return np.asarray(x, float).reshape(shape), np.asarray(y, float).reshape(shape)
+
+    def header(self) -> fits.Header:
+        """Return the FITS cards of this WCS (with SIP where there is one)."""
+        header = self._wcs.to_header(relax=True)
+        if "PC1_1" in header or "CDELT1" in header:  # SIP needs CD by convention
+            matrix = self._wcs.pixel_scale_matrix
+            for key in ("PC1_1", "PC1_2", "PC2_1", "PC2_2", "CDELT1", "CDELT2"):
+                header.remove(key, ignore_missing=True)
+            for i in (0, 1):
+                for j in (0, 1):
+                    header[f"CD{i + 1}_{j + 1}"] = matrix[i, j]
+        header.remove("LATPOLE", ignore_missing=True)
+        header.remove("LONPOLE", ignore_missing=True)
+        return header
+
+    def jacobian(self, x: float, y: float) -> _Array:
+        """Return the 2x2 local linear map at (x, y): d(ra*cos(dec), dec) in degrees per pixel (columns x, y)."""
+        ra, dec = self.pixel_to_sky([x - 0.5, x + 0.5, x, x], [y, y, y - 0.5, y + 0.5])
+        turn = (np.diff(ra)[[0, 2]] + 180.0) % 360.0 - 180.0
+        return np.array([turn * np.cos(np.radians(np.mean(dec))), np.diff(dec)[[0, 2]]])
+
+    def pixel_scale(self, x: float, y: float) -> float:
+        """Return the pixel size at (x, y) in arcsec: the square root of the pixel's area."""
+        return float(np.sqrt(abs(np.linalg.det(self.jacobian(x, y))))) * 3600.0
+
+    def shifted(self, dx: float, dy: float) -> SkyWcs:
+        """Return the WCS of a sub-image whose pixel (0, 0) is this one's pixel (dx, dy)."""
+        header = self.header()
+        header["CRPIX1"] -= dx
+        header["CRPIX2"] -= dy
+        return SkyWcs(header)
+
+    def local(self, x: float, y: float) -> SkyWcs:
+        """Return the plain TAN WCS that equals this one at (x, y) to first order (for stamps)."""
+        ra, dec = self.pixel_to_sky(x, y)
+        matrix = self.jacobian(x, y)
+        header = fits.Header()
+        header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
+        header["CRVAL1"], header["CRVAL2"] = float(ra), float(dec)
+        header["CRPIX1"], header["CRPIX2"] = x + 1.0, y + 1.0
+        for i in (0, 1):
+            for j in (0, 1):
+                header[f"CD{i + 1}_{j + 1}"] = matrix[i, j]
+        return SkyWcs(header)
+
+    def footprint(self, shape: tuple[int, int]) -> tuple[_Array, _Array]:
+        """Return (ra, dec), degrees, of the four corners of an image of `shape` (height, width), in order round it."""
+        height, width = shape
+        return self.pixel_to_sky(
+            [-0.5, width - 0.5, width - 0.5, -0.5], [-0.5, -0.5, height - 0.5, height - 0.5]
+        )

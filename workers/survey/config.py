@@ -1,0 +1,185 @@
+"""survey.toml: where things are and how the stages work, as one typed, validated tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from workers.survey.camera import Camera, load_camera
+from workers.survey.load import load_toml
+
+__all__ = ["Survey", "SurveyConfig", "load_survey"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BusConfig(_Model):
+    """The message bus."""
+
+    kind: Literal["embedded", "kafka"] = "embedded"
+    path: str = Field("state/bus.sqlite", description="of the embedded bus")
+    bootstrap: str = Field("", description="Kafka bootstrap servers, host:port[,host:port]")
+    properties: dict[str, str] = Field(
+        default_factory=dict, description="passed to librdkafka as they are (SASL, TLS …)"
+    )
+    prefix: str = Field("", description="put before every topic name")
+    partitions: int = Field(4, ge=1, le=256)
+    replication: int = Field(1, ge=1, description="Kafka replication factor")
+    batch: int = Field(8, ge=1, description="messages per transaction at most")
+    session_timeout_s: float = Field(30.0, gt=0)
+
+
+class DatabaseConfig(_Model):
+    """The DIA database."""
+
+    kind: Literal["sqlite"] = "sqlite"
+    path: str = "state/dia.sqlite"
+
+
+class BlobConfig(_Model):
+    """The store for pixels too large to travel inline."""
+
+    path: str = "state/blobs"
+    inline_max_bytes: int = Field(524_288, ge=0, le=8_388_608, description="larger payloads go to the store")
+
+
+class ReferenceConfig(_Model):
+    """The reference catalogue: FITS table with ra, dec (deg ICRS) and flux_<band>, flux_<band>_err (nJy)."""
+
+    path: str = "reference.fits"
+
+
+class IsrConfig(_Model):
+    """Instrument signature removal: the steps in their order."""
+
+    steps: tuple[str, ...] = (
+        "overscan",
+        "saturation",
+        "bias",
+        "dark",
+        "gain",
+        "variance",
+        "flat",
+        "defects",
+        "cosmic_rays",
+    )
+    keep_calexps: bool = Field(True, description="write each calibrated exposure to archive/calexps")
+
+
+class CharacterizeConfig(_Model):
+    """Background, PSF, WCS and zero point."""
+
+    background_mesh: int = Field(64, ge=8, description="pixels")
+    psf_degree: int = Field(2, ge=0, le=3, description="at most; fewer stars take a lower one")
+    psf_size: int = Field(25, ge=9, le=61, description="pixels, odd")
+    star_snr: float = Field(50.0, gt=5)
+    match_radius_arcsec: float = Field(2.0, gt=0, description="after the offset search")
+    search_radius_arcsec: float = Field(20.0, gt=0, description="of the pointing error")
+    min_matches: int = Field(8, ge=3)
+
+
+class SubtractConfig(_Model):
+    """Image subtraction and detection."""
+
+    threshold: float = Field(5.0, gt=0, description="in sigma of the matched-filtered difference, both signs")
+    kernel_degree: int = Field(1, ge=0, le=3, description="spatial")
+    kernel_half_width: int = Field(10, ge=3, le=25, description="pixels")
+    min_template_coverage: float = Field(0.2, ge=0, le=1)
+    stamp_size: int = Field(31, ge=15, le=101, description="pixels, odd; of the cutouts")
+
+
+class ScoreConfig(_Model):
+    """Real-bogus classification."""
+
+    model: str = "calibrations/classifier"
+    injections: int = Field(400, ge=50, description="sources injected to train the classifier")
+    seed: int = 20260101
+
+
+class AssociateConfig(_Model):
+    """Association with what was seen before, and what becomes an alert."""
+
+    radius_arcsec: float = Field(1.0, gt=0)
+    history_days: float = Field(365.0, gt=0)
+    min_reliability: float = Field(
+        0.5, ge=0, le=1, description="below it a source is stored and counted but makes no alert"
+    )
+
+
+class TemplatesConfig(_Model):
+    """The prior-year window and how templates are combined."""
+
+    begin: float = Field(description="MJD TAI, first epoch allowed in a template")
+    end: float = Field(description="MJD TAI, last epoch allowed; a science visit before it is refused")
+    pixel_scale: float = Field(gt=0, description="arcsec")
+    cell_size: int = Field(256, ge=64, le=2048, description="pixels")
+    min_epochs: int = Field(3, ge=1)
+    max_epochs: int = Field(40, ge=1)
+    max_fwhm_arcsec: float = Field(10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> TemplatesConfig:
+        if self.begin >= self.end:
+            raise ValueError(f"templates.begin {self.begin} must be before templates.end {self.end}")
+        return self
+
+
+class SurveyConfig(_Model):
+    """The whole of survey.toml."""
+
+    name: str
+    camera: str = "camera.toml"
+    bus: BusConfig = BusConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    blobs: BlobConfig = BlobConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    isr: IsrConfig = IsrConfig()
+    characterize: CharacterizeConfig = CharacterizeConfig()
+    subtract: SubtractConfig = SubtractConfig()
+    score: ScoreConfig = ScoreConfig()
+    associate: AssociateConfig = AssociateConfig()
+    templates: TemplatesConfig
+
+
+class Survey(BaseModel):
+    """A survey folder: its two files, validated, and the places below it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: Path
+    config: SurveyConfig
+    camera: Camera
+
+    def path(self, relative: str) -> Path:
+        """Return a path given in survey.toml, taken from the survey folder unless absolute."""
+        return self.root / relative
+
+    @property
+    def archive(self) -> Path:
+        """Raw frames, calibrated exposures and alerts, by night."""
+        return self.root / "archive"
+
+    @property
+    def calibrations(self) -> Path:
+        """Master bias, dark, flat, defects and the classifier."""
+        return self.root / "calibrations"
+
+    @property
+    def templates(self) -> Path:
+        """Template versions."""
+        return self.root / "templates"
+
+    @property
+    def state(self) -> Path:
+        """Bus, database and blobs of the embedded set-up."""
+        return self.root / "state"
+
+
+def load_survey(root: Path) -> Survey:
+    """Read survey.toml and the camera it names from the folder `root`; raises ConfigurationError."""
+    config = load_toml(root / "survey.toml", SurveyConfig)
+    return Survey(root=root, config=config, camera=load_camera(root / config.camera))
