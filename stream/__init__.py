@@ -1,1 +1,1 @@
-"""TODO."""
+"""Carries messages: the bus, the one worker loop, the codec and the blob store. Knows no astronomy."""

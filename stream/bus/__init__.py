@@ -1,4 +1,4 @@
-"""The bus port: publish, and consume-publish-commit in one transaction. Two implementations: embedded and kafka."""
+"""The bus port: publish, and consume-publish-commit in one transaction. Implemented by embedded and kafka."""
 
 from __future__ import annotations
 
@@ -40,21 +40,23 @@ class Session(Protocol):
     def poll(self, limit: int, timeout: float) -> list[Message]:
         """Return up to `limit` committed messages after those polled before, in order within each partition.
 
-        Waits at most `timeout` seconds for the first. Raises PositionLostError, FencedError, UnreachableError.
+        Waits at most `timeout` s for the first. Raises PositionLostError, FencedError, UnreachableError.
         """
 
     def commit(self, outgoing: Sequence[Outgoing], consumed: Sequence[Message]) -> None:
         """Publish `outgoing` and advance the group past `consumed`, all or nothing.
 
-        Raises FencedError where a partition of `consumed` was taken from this member meanwhile: nothing is published
-        and the next poll starts from the committed positions. Raises UnreachableError, after which `rewind` is due.
+        Raises FencedError where a partition of `consumed` was taken from this member meanwhile: nothing is
+        published, and the next poll (rejoining where needed) starts from the committed positions. Raises
+        UnreachableError, after which `rewind` is due; DataError for a record too large for the bus, after which
+        `consumed` may be committed with other outputs.
         """
 
     def rewind(self) -> None:
         """Forget what was polled but not committed: the next poll starts from the committed positions."""
 
     def keep_alive(self) -> None:
-        """Tell the group that this member lives, without taking messages (long work, or a pause after an error)."""
+        """Tell the group that this member lives, without taking messages (long work, a pause)."""
 
     def assigned(self) -> set[tuple[str, int]]:
         """Return the (topic, partition) pairs that this member owns now."""
@@ -67,19 +69,19 @@ class Bus(Protocol):
     """A durable, partitioned log with consumer groups and transactions."""
 
     def ensure(self, topics: Mapping[str, int]) -> None:
-        """Create the topics that don't exist, with this many partitions; raises ConfigurationError if one differs."""
+        """Create missing topics with this many partitions; raises ConfigurationError if one differs."""
 
     def topics(self) -> dict[str, int]:
         """Return the partition count of every topic."""
 
     def publish(self, outgoing: Sequence[Outgoing]) -> None:
-        """Publish all of `outgoing` durably, or nothing."""
+        """Publish all of `outgoing` durably, or nothing; raises DataError for a record too large (over 10 MiB)."""
 
     def session(self, group: str, topics: Sequence[str]) -> Session:
-        """Join `group` as a new member that reads `topics` from the group's positions (first ever: the beginning)."""
+        """Join `group` as a new member, reading `topics` from its positions (first ever: the beginning)."""
 
     def read(self, topic: str) -> Iterator[Message]:
-        """Return every committed message of `topic` kept now, partition by partition, without a group; then stop."""
+        """Return every committed message of `topic` kept now, partition by partition, without a group."""
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[tuple[str, int], int]:
         """Return how many messages each (topic, partition) holds beyond the group's position."""

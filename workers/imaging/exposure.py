@@ -129,15 +129,11 @@ class Exposure:
     def need_wcs(self) -> SkyWcs:
         """Return the WCS, or raise DataError naming the exposure when there is none."""
         if self.wcs is None:
-            raise DataError(
-                f"exposure {self.info.label} has no WCS; run `skydelta isr` with a reference catalogue"
-            )
+            raise DataError(f"exposure {self.info.label} has no WCS; run `skydelta isr` with a reference catalogue")
         return self.wcs
 
     def need_psf(self) -> PsfModel:
         """Return the PSF, or raise DataError naming the exposure when there is none."""
         if self.psf is None:
-            raise DataError(
-                f"exposure {self.info.label} has no PSF model; run `skydelta isr` on the raw file first"
-            )
+            raise DataError(f"exposure {self.info.label} has no PSF model; run `skydelta isr` on the raw file first")
         return self.psf

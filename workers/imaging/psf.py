@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from schemas.errors import DataError
 
-__all__ = ["PsfModel", "polynomial_terms", "shift_stamps"]
+__all__ = ["PsfModel", "polynomial_terms", "shift_gradients", "shift_stamps"]
 
 _Float = NDArray[np.float64]
 FWHM_PER_SIGMA = 2.3548200450309493  # 2 sqrt(2 ln 2), of a Gaussian
@@ -33,15 +34,39 @@ def shift_stamps(stamps: NDArray[np.floating], dx: ArrayLike, dy: ArrayLike) -> 
     return np.asarray(np.matmul(np.matmul(rows, stamps), columns.transpose(0, 2, 1)))
 
 
+def shift_gradients(
+    stamps: NDArray[np.floating], dx: ArrayLike, dy: ArrayLike, step: float = 1e-3
+) -> tuple[_Float, _Float, _Float]:
+    """Return `shift_stamps` and its derivatives by dx and by dy (per pixel), three float64 arrays (m, n, n)."""
+    dx, dy = np.atleast_1d(np.asarray(dx, float)), np.atleast_1d(np.asarray(dy, float))
+    rows, rows_by_y = _matrices_and_slopes(dy, stamps.shape[1], step)
+    columns, columns_by_x = _matrices_and_slopes(dx, stamps.shape[2], step)
+    columns, columns_by_x = columns.transpose(0, 2, 1), columns_by_x.transpose(0, 2, 1)
+    half = np.matmul(rows, stamps)
+    return (
+        np.asarray(np.matmul(half, columns)),
+        np.asarray(np.matmul(half, columns_by_x)),
+        np.asarray(np.matmul(np.matmul(rows_by_y, stamps), columns)),
+    )
+
+
+def _matrices_and_slopes(shift: _Float, size: int, step: float) -> tuple[_Float, _Float]:
+    """Return the interpolation matrices for `shift` and their numerical derivative by it."""
+    above, below = _shift_matrices(shift + step, size), _shift_matrices(shift - step, size)
+    return _shift_matrices(shift, size), (above - below) / (2.0 * step)
+
+
 def _shift_matrices(shift: _Float, size: int, order: int = 5) -> _Float:
     """Return (m, size, size) interpolation matrices: out[i] = sum_j K(i - shift - j) in[j]."""
-    index = np.arange(size)
-    distance = index[None, :, None] - shift[:, None, None] - index[None, None, :]
+    offsets = np.arange(-size + 1, size)
+    distance = offsets[None, :] - shift[:, None]
     kernel = np.where(np.abs(distance) < order, np.sinc(distance) * np.sinc(distance / order), 0.0)
     offsets = np.arange(-order - 1, order + 2)
     full = offsets[None, :] - (shift - np.round(shift))[:, None]
     norm = np.where(np.abs(full) < order, np.sinc(full) * np.sinc(full / order), 0.0).sum(axis=1)
-    return kernel / norm[:, None, None]
+    index = np.arange(size)
+    # a matrix is constant along its diagonals: K is worked out once per i - j
+    return np.asarray((kernel / norm[:, None])[:, index[:, None] - index[None, :] + size - 1])
 
 
 @dataclass(frozen=True)
@@ -60,9 +85,7 @@ class PsfModel:
         terms = (self.degree + 1) * (self.degree + 2) // 2
         shape = self.coefficients.shape
         if len(shape) != 3 or shape[0] != terms or shape[1] != shape[2] or shape[1] % 2 == 0:
-            raise DataError(
-                f"PSF of degree {self.degree} needs ({terms}, n, n) coefficients with odd n, not {shape}"
-            )
+            raise DataError(f"PSF of degree {self.degree} needs ({terms}, n, n) coefficients with odd n, not {shape}")
 
     @property
     def size(self) -> int:
@@ -91,11 +114,15 @@ class PsfModel:
     def fwhm(self, x: float, y: float) -> float:
         """Return the full width at half maximum at (x, y), pixels: of the circle with the half-maximum area."""
         stamp = self.stamps(x, y)[0]
-        zoom = np.linspace(0, self.size - 1, 8 * self.size)
-        fine = np.array([np.interp(zoom, np.arange(self.size), row) for row in stamp])
-        fine = np.array([np.interp(zoom, np.arange(self.size), column) for column in fine.T]).T
-        area = np.count_nonzero(fine >= 0.5 * fine.max()) * (zoom[1] - zoom[0]) ** 2
-        return float(2.0 * np.sqrt(area / np.pi))
+        angle = np.linspace(0.0, 2.0 * np.pi, 48, endpoint=False)[:, None]
+        radius = np.arange(0.0, self.size // 2, 0.1)
+        at = [self.size // 2 + radius * np.sin(angle), self.size // 2 + radius * np.cos(angle)]
+        rays = ndimage.map_coordinates(stamp, at, order=3) - 0.5 * stamp.max()
+        outer = np.maximum(np.argmax(rays < 0.0, axis=1), 1)  # 1: the centre itself, or never, below half
+        row = np.arange(len(rays))
+        above, below = rays[row, outer - 1], rays[row, outer]
+        edge = 0.1 * (outer - 1 + above / (above - below))
+        return float(2.0 * np.sqrt(np.mean(np.square(edge))))
 
     def noise_area(self, x: ArrayLike, y: ArrayLike) -> _Float:
         """Return the noise-equivalent area 1 / sum(PSF^2), pixels^2, shape (m,)."""
@@ -117,9 +144,7 @@ class PsfModel:
         probe = cls(np.zeros(((degree + 1) * (degree + 2) // 2, 3, 3), np.float32), degree, width, height)
         design = probe.terms(x, y)
         if len(design) < design.shape[1]:
-            raise DataError(
-                f"a PSF of degree {degree} needs {design.shape[1]} stars, there are {len(design)}"
-            )
+            raise DataError(f"a PSF of degree {degree} needs {design.shape[1]} stars, there are {len(design)}")
         root = np.ones(len(design)) if weights is None else np.sqrt(weights)
         flat = stamps.reshape(len(stamps), -1) * root[:, None]
         solution = np.linalg.lstsq(design * root[:, None], flat, rcond=None)[0]

@@ -144,6 +144,4 @@ class SkyWcs:
     def footprint(self, shape: tuple[int, int]) -> tuple[_Array, _Array]:
         """Return (ra, dec), degrees, of the four corners of an image of `shape` (height, width), in order round it."""
         height, width = shape
-        return self.pixel_to_sky(
-            [-0.5, width - 0.5, width - 0.5, -0.5], [-0.5, -0.5, height - 0.5, height - 0.5]
-        )
+        return self.pixel_to_sky([-0.5, width - 0.5, width - 0.5, -0.5], [-0.5, -0.5, height - 0.5, height - 0.5])

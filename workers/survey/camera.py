@@ -62,9 +62,7 @@ class Amplifier(_Model):
     )
     flip_x: bool = False
     flip_y: bool = False
-    gain: float | None = Field(
-        None, gt=0, description="electrons per ADU; absent: the header's, by header.gain"
-    )
+    gain: float | None = Field(None, gt=0, description="electrons per ADU; absent: the header's, by header.gain")
     read_noise: float = Field(gt=0, description="electrons")
     saturation: float = Field(gt=0, description="ADU, as stored in the raw file")
     suspect: float | None = Field(None, gt=0, description="ADU above which the response is not trusted")
@@ -78,12 +76,8 @@ class Detector(_Model):
     width: int = Field(gt=0)
     height: int = Field(gt=0)
     amplifiers: tuple[Amplifier, ...] = Field(min_length=1)
-    offset_x: float = Field(
-        0.0, description="x of the boresight in this detector's pixel frame, 0-based pixels"
-    )
-    offset_y: float = Field(
-        0.0, description="y of the boresight in this detector's pixel frame, 0-based pixels"
-    )
+    offset_x: float = Field(0.0, description="x of the boresight in this detector's pixel frame, 0-based pixels")
+    offset_y: float = Field(0.0, description="y of the boresight in this detector's pixel frame, 0-based pixels")
 
     @model_validator(mode="after")
     def _positions_fit(self) -> Detector:
@@ -127,9 +121,7 @@ class HeaderKey(_Model):
 class HeaderMap(_Model):
     """Which header card holds which field. Nothing is guessed: a mandatory key that is absent is an error."""
 
-    visit: HeaderKey | None = Field(
-        None, description="absent: deciseconds since 2000-01-01 TAI of the beginning"
-    )
+    visit: HeaderKey | None = Field(None, description="absent: deciseconds since 2000-01-01 TAI of the beginning")
     detector: HeaderKey = HeaderKey(value=0)
     band: HeaderKey
     begin: HeaderKey = Field(description="time of shutter opening")
@@ -156,9 +148,7 @@ class Camera(_Model):
     header: HeaderMap
     detectors: tuple[Detector, ...] = Field(min_length=1)
     wcs: PointingWcs | None = Field(None, description="absent: the header's WCS is used")
-    night_offset_hours: float = Field(
-        -12.0, description="UTC plus this many hours gives the observing night's date"
-    )
+    night_offset_hours: float = Field(-12.0, description="UTC plus this many hours gives the observing night's date")
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Camera:
@@ -172,9 +162,7 @@ class Camera(_Model):
         for detector in self.detectors:
             if detector.id == number:
                 return detector
-        raise KeyError(
-            f"camera {self.name} has no detector {number}; it has {[d.id for d in self.detectors]}"
-        )
+        raise KeyError(f"camera {self.name} has no detector {number}; it has {[d.id for d in self.detectors]}")
 
 
 def load_camera(path: Path) -> Camera:

@@ -105,8 +105,11 @@ class AssociateConfig(_Model):
 
     radius_arcsec: float = Field(1.0, gt=0)
     history_days: float = Field(365.0, gt=0)
-    min_reliability: float = Field(
-        0.5, ge=0, le=1, description="below it a source is stored and counted but makes no alert"
+    min_reliability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="below it a source is stored but makes no alert; absent: the classifier's threshold",
     )
 
 

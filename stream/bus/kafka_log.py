@@ -1,0 +1,119 @@
+"""Read the partitions of Kafka topics without a group: from an offset to the last committed message there is now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from schemas.errors import PositionLostError
+from stream.bus import Message
+from stream.bus.kafka_cluster import Cluster
+
+__all__ = ["READER", "Place", "bounds", "committed_positions", "message_of", "read_span", "start_positions"]
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+READER = {"enable.partition.eof": True, "fetch.wait.max.ms": 20}
+"""Settings of a consumer for `read_span`."""
+
+
+def message_of(raw: KafkaMessage) -> Message:
+    """Return the record that librdkafka read, as the port's Message."""
+    return Message(
+        topic=raw.topic() or "",
+        partition=raw.partition() or 0,
+        offset=raw.offset() or 0,
+        key=raw.key() or b"",
+        value=raw.value() or b"",
+        timestamp=raw.timestamp()[1],
+        headers={name: _bytes(value) for name, value in raw.headers() or ()},
+    )
+
+
+def _bytes(value: bytes | str | None) -> bytes:
+    return value.encode() if isinstance(value, str) else value or b""
+
+
+def bounds(cluster: Cluster, consumer: Consumer, place: Place) -> tuple[int, int]:
+    """Return the oldest offset kept at `place` and the end of what is committed; raises UnreachableError."""
+    try:
+        found = consumer.get_watermark_offsets(TopicPartition(*place), timeout=cluster.patience)
+    except KafkaException as exception:
+        raise cluster.failure(f"asking for the ends of {place[0]}[{place[1]}]", exception) from exception
+    low, end = found
+    return low, end
+
+
+def committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[Place]) -> dict[Place, int | None]:
+    """Return the group's position at each of `places`, None where it has none; raises UnreachableError."""
+    asked = [TopicPartition(*place) for place in places]
+    try:
+        answered = consumer.committed(asked, timeout=cluster.patience) if asked else []
+        for each in answered:
+            if each.error is not None:
+                raise KafkaException(each.error)
+    except KafkaException as exception:
+        raise cluster.failure("asking for the group's positions", exception) from exception
+    return {(each.topic, each.partition): each.offset if each.offset >= 0 else None for each in answered}
+
+
+def start_positions(
+    cluster: Cluster, consumer: Consumer, group: str, places: Iterable[Place]
+) -> dict[Place, int]:
+    """Return where `group` goes on at each of `places`.
+
+    That is its committed position, or 0 where it has none. Raises PositionLostError where messages from there on
+    are gone: no position is ever reset in silence. Raises UnreachableError.
+    """
+    starts = {}
+    for place, committed in committed_positions(cluster, consumer, places).items():
+        low, end = bounds(cluster, consumer, place)
+        starts[place] = start = committed or 0
+        if not low <= start <= end:
+            raise lost(cluster, group, place, committed, (low, end))
+    return starts
+
+
+def lost(
+    cluster: Cluster, group: str, place: Place, committed: int | None, kept: tuple[int, int]
+) -> PositionLostError:
+    """Return the error of a group whose next message is not kept any more."""
+    where = "has no position" if committed is None else f"stands at offset {committed}"
+    return PositionLostError(
+        f"group {group!r} {where} at {place[0]}[{place[1]}] of Kafka {cluster.bootstrap}, which keeps offsets "
+        f"{kept[0]} to {kept[1]}: messages were deleted unread (retention), or the topic was made anew. Replay what "
+        "is missing; then set the group's position (docs/kafka.md, 'A lost position') and start again"
+    )
+
+
+def read_span(cluster: Cluster, consumer: Consumer, place: Place, start: int, end: int) -> Iterator[Message]:
+    """Yield the committed messages of `place` with start <= offset < end; `consumer` was made with `READER`.
+
+    Offsets have gaps (transaction markers, aborted records), so the end of the partition is told by its event.
+    Raises UnreachableError.
+    """
+    if start >= end:
+        return
+    consumer.assign([TopicPartition(*place, start)])
+    patient_until = time.monotonic() + cluster.patience
+    while time.monotonic() < patient_until:
+        raw = consumer.poll(0.5)
+        if raw is None:
+            continue
+        error = raw.error()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF and (raw.offset() or 0) >= end:
+                return
+            if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                low, _ = bounds(cluster, consumer, place)  # retention went past us: go on with what is kept
+                consumer.assign([TopicPartition(*place, low)])
+            continue
+        if (raw.offset() or 0) >= end:
+            return
+        yield message_of(raw)
+        patient_until = time.monotonic() + cluster.patience
+    raise cluster.failure(f"reading {place[0]}[{place[1]}]", KafkaError(KafkaError._TIMED_OUT))

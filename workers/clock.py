@@ -1,0 +1,27 @@
+"""The wall clock, as MJD TAI: the only place that reads it. Pure code is given times; workers are given a Clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["TAI_MINUS_UTC", "Clock", "event_timestamp", "mjd_tai_now"]
+
+Clock = Callable[[], float]
+"""Returns the present as MJD TAI."""
+
+TAI_MINUS_UTC = 37.0
+"""Seconds, since 2017-01-01 (IERS Bulletin C 52); no leap second has been announced since."""
+
+_MJD_1970 = 40587.0
+_DAY = 86400.0
+
+
+def mjd_tai_now() -> float:
+    """Return the present time as MJD TAI."""
+    return _MJD_1970 + (time.time() + TAI_MINUS_UTC) / _DAY
+
+
+def event_timestamp(mjd_tai: float) -> int:
+    """Return an instant given as MJD TAI in the milliseconds since 1970 UTC that message timestamps use."""
+    return round(((mjd_tai - _MJD_1970) * _DAY - TAI_MINUS_UTC) * 1000.0)

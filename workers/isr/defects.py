@@ -1,0 +1,12 @@
+"""Defects: pixels and columns that calibration found broken."""
+
+from __future__ import annotations
+
+from workers.isr.state import IsrState
+
+__all__ = ["apply"]
+
+
+def apply(state: IsrState) -> IsrState:
+    """Set the planes of the defect map; the values stay, nothing is interpolated."""
+    return state.replaced(mask=state.mask | state.need("defects").mask)

@@ -1,0 +1,191 @@
+"""Match the PSFs, subtract, whiten: from two exposures on one pixel grid to a difference with its mask, noise and PSF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import signal
+
+from workers.imaging.exposure import Exposure, FloatImage
+from workers.imaging.psf import PsfModel
+from workers.subtract.basis import design_basis
+from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
+from workers.subtract.decorrelate import cropped, noise_gains, whitening_kernels
+from workers.subtract.kernel import KernelFit, fit_kernel, stamp_grams
+from workers.subtract.kernel_stars import find_stars
+from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
+from workers.subtract.residual_background import residual_background
+
+__all__ = ["Matched", "difference_image"]
+
+_Float = NDArray[np.float64]
+_NEARLY_EQUAL = 1.03
+"""Template over science FWHM up to which the template is still the one convolved."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A whitened difference and what detection needs beside it."""
+
+    exposure: Exposure
+    """nJy on the science image's scale; the PSF is the whitened one, of unit sum."""
+    planes: DifferenceMask
+    model: FloatImage
+    """The template as the science image sees it (or the template itself, where the science image was convolved), nJy."""
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The two images in their roles: `target` stays as it is, `convolved` gets the kernel."""
+
+    target: Exposure
+    convolved: Exposure
+    template_convolved: bool
+    fwhm: float
+    """Of the science image, pixels."""
+
+
+def difference_image(science: Exposure, template: Exposure, kernel_degree: int, half_width: int) -> Matched:
+    """Return science minus PSF-matched template, whitened, both exposures in nJy on one pixel grid.
+
+    The sharper image is convolved: the template where its FWHM is smaller or nearly equal, else the science image (the
+    difference is then divided by the kernel's sum, so that fluxes stay on the science image's scale).
+    Raises DataError where no kernel can be fitted.
+    """
+    pair, basis_fwhms = _roles(science, template)
+    fit = _fit(pair, basis_fwhms, kernel_degree, half_width)
+    reach = kernel_reach(fit.kernel)
+    planes = combine_masks(science, template, convolved_template=pair.template_convolved, reach=reach, fwhm=pair.fwhm)
+    plain, blurred, matched = _subtracted(pair, fit, planes)
+    variance = plain + convolve(blurred, _squared(fit.kernel))
+    left = residual_background(matched.image, np.sqrt(variance), planes.excluded)
+    image = np.where(planes.excluded, np.float32(0.0), matched.image - left.sum_image())
+    exposure = _whitened(science, pair, fit.kernel, image, (plain, blurred), planes)
+    scale = fit.kernel.sum_image()
+    metrics = {
+        "convolved": float(pair.template_convolved),
+        "kernelDegree": float(fit.kernel.degree),
+        "kernelSum": float(np.median(scale[::16, ::16])),
+        "kernelSumMin": float(scale.min()),
+        "kernelSumMax": float(scale.max()),
+        "nKernelStars": float(fit.stars),
+        "nKernelRejected": float(fit.rejected),
+        "residualChi2": fit.chi2,
+        "residualBackground": float(np.median(left.sum_image()[::16, ::16])),
+        **{name: float(degree) for name, degree in fit.fallbacks.items()},
+    }
+    return Matched(exposure, planes, matched.model, metrics)
+
+
+def _roles(science: Exposure, template: Exposure) -> tuple[_Pair, tuple[float, float]]:
+    """Choose the direction; return the pair and the FWHMs (sharp, broad) in the middle of the image, pixels."""
+    x, y = science.shape[1] / 2, science.shape[0] / 2
+    ours, theirs = science.need_psf().fwhm(x, y), template.need_psf().fwhm(x, y)
+    if theirs <= _NEARLY_EQUAL * ours:
+        return _Pair(science, template, True, ours), (theirs, ours)
+    return _Pair(template, science, False, ours), (ours, theirs)
+
+
+def _fit(pair: _Pair, fwhms: tuple[float, float], degree: int, half_width: int) -> KernelFit:
+    """Fit the kernel on stars found in the pair."""
+    half = int(np.clip(np.ceil(2.5 * fwhms[1]), 8, 15))
+    science, template = (pair.target, pair.convolved) if pair.template_convolved else (pair.convolved, pair.target)
+    x, y, _ = find_stars(science, template, half + half_width)
+    basis = design_basis(*fwhms, half_width)
+    variance = np.asarray(pair.target.variance + pair.convolved.variance)
+    grams = stamp_grams(pair.convolved.image, pair.target.image, variance, x, y, basis, half)
+    return fit_kernel(grams, basis, degree, science.shape)
+
+
+@dataclass(frozen=True)
+class _Subtracted:
+    image: FloatImage
+    model: FloatImage
+
+
+def _subtracted(pair: _Pair, fit: KernelFit, planes: DifferenceMask) -> tuple[FloatImage, FloatImage, _Subtracted]:
+    """Return the clean variances of target and convolved image, and target - kernel * convolved - background."""
+    blocked = blocked_pixels(pair.convolved)
+    convolved = convolve(filled(pair.convolved.image, blocked, 0.5 * pair.fwhm), fit.kernel)
+    target = np.where(planes.excluded, np.float32(0.0), pair.target.image)
+    image = target - convolved - fit.background.sum_image()
+    model = convolved if pair.template_convolved else target
+    return (
+        _clean(pair.target.variance, planes.excluded),
+        _clean(pair.convolved.variance, blocked),
+        _Subtracted(image, model),
+    )
+
+
+def _clean(variance: FloatImage, blocked: NDArray[np.bool_]) -> FloatImage:
+    """Return `variance` with blocked pixels at the median of the others (0 where there is none)."""
+    sample = variance[::4, ::4][~blocked[::4, ::4]]
+    typical = np.float32(np.median(sample)) if sample.size else np.float32(0.0)
+    return np.where(blocked, typical, variance)
+
+
+def _squared(kernel: VaryingKernel) -> VaryingKernel:
+    """Return K^2, for variances."""
+    x, y = grid_positions(kernel.shape)
+    return VaryingKernel.fit(np.square(kernel.at(x, y)), x, y, min(2, 2 * kernel.degree), kernel.shape)
+
+
+def _whitened(
+    science: Exposure,
+    pair: _Pair,
+    kernel: VaryingKernel,
+    image: FloatImage,
+    variances: tuple[FloatImage, FloatImage],
+    planes: DifferenceMask,
+) -> Exposure:
+    """Apply the whitening kernels; return the difference on the science image's scale with variance and PSF."""
+    shape, degree = kernel.shape, min(2, 2 * kernel.degree)
+    x, y = grid_positions(shape)
+    kernels = kernel.at(x, y)
+    levels = [_sky_levels(plane, planes.excluded, x, y) for plane in variances]
+    psi = whitening_kernels(kernels, levels[0], levels[1], kernel.half)
+    psf, stamps = _difference_psf(science, psi if pair.template_convolved else _chained(psi, kernels), x, y, shape)
+    plain_gain, through_gain = noise_gains(psi, kernels, stamps)
+    squares = np.square(kernels)
+    through = squares * (through_gain / squares.sum(axis=(1, 2)))[:, None, None]
+    variance = variances[0] * VaryingKernel.fit(plain_gain[:, None, None], x, y, degree, shape).sum_image()
+    variance += convolve(variances[1], VaryingKernel.fit(through, x, y, degree, shape))
+    difference = convolve(image, VaryingKernel.fit(psi, x, y, degree, shape))
+    if not pair.template_convolved:
+        scale = kernel.sum_image()
+        difference, variance = -difference / scale, variance / np.square(scale)
+    return science.replaced(image=difference, variance=variance, mask=planes.mask, psf=psf)
+
+
+def _sky_levels(variance: FloatImage, excluded: NDArray[np.bool_], x: _Float, y: _Float) -> _Float:
+    """Return the sky's variance round each position: the median over a quarter of the image's side, float64 (m,)."""
+    thin, bad = variance[::4, ::4], excluded[::4, ::4]
+    typical = np.median(thin[~bad]) if not bad.all() else np.median(thin)
+    reach_x, reach_y = max(thin.shape[1] // 8, 1), max(thin.shape[0] // 8, 1)
+    levels = np.full(len(x), float(typical))
+    for i, (column, row) in enumerate(zip((x / 4).astype(int), (y / 4).astype(int), strict=True)):
+        part = slice(max(row - reach_y, 0), row + reach_y), slice(max(column - reach_x, 0), column + reach_x)
+        good = ~bad[part]
+        if good.mean() > 0.25:
+            levels[i] = np.median(thin[part][good])
+    return np.maximum(levels, 1e-12 * max(float(typical), 1e-30))
+
+
+def _chained(first: _Float, second: _Float) -> _Float:
+    """Return the convolution of two stacks of kernels."""
+    return np.array([signal.fftconvolve(a, b) for a, b in zip(first, second, strict=True)])
+
+
+def _difference_psf(
+    science: Exposure, kernels: _Float, x: _Float, y: _Float, shape: tuple[int, int]
+) -> tuple[PsfModel, _Float]:
+    """Return the PSF of a source in the science image after `kernels` (m, n, n), and its stamps at (x, y)."""
+    psf = science.need_psf()
+    stamps = cropped(_chained(kernels, psf.stamps(x, y)), psf.size)
+    degree = max(psf.degree, 1)
+    model = PsfModel.fit(stamps, x, y, degree=degree, width=shape[1], height=shape[0])
+    return model, stamps

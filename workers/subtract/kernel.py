@@ -1,0 +1,217 @@
+"""The matching kernel: least squares on stamps of stars, with clipping and a ladder of simpler models to fall back on.
+
+Alard & Lupton (1998), ApJ 503, 325; Alard (2000), A&AS 144, 363. Each star gives one Gram matrix; the spatially varying
+problem is their Kronecker sum with the polynomial terms, so that clipping a star costs no pixel work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import DataError
+from workers.subtract.basis import KernelBasis
+from workers.subtract.convolve import VaryingKernel
+
+__all__ = ["MIN_STARS", "KernelFit", "StampGrams", "fit_kernel", "stamp_grams"]
+
+_Float = NDArray[np.float64]
+_Bool = NDArray[np.bool_]
+MIN_STARS = 3
+_STARS_PER_TERM = 3
+_CLIP_ROUNDS = 4
+_CLIP_SIGMA = 4.0
+_MISFIT = 0.03  # of a star's flux (rms): below it a high chi² is no reason to drop the star
+_FLUX_GRADIENT = 0.02
+"""Expected change (one sigma) of the kernel's sum, and of the broad Gaussian's share, from the middle to the edge."""
+_BROAD_SHARE = 0.2
+"""Expected share of the broad Gaussian in the kernel's sum: on a stamp it hides in the background."""
+_MAX_CONDITION = 1e13  # of the diagonally scaled normal matrix; beyond it float64 holds no digit of the solution
+_RIDGE = 1e-12
+_MODEL_ERROR = 0.01  # of the flux in a pixel: keeps a few very bright stars from ruling the fit
+
+
+@dataclass(frozen=True)
+class StampGrams:
+    """The least-squares sums of each star: basis kernels first, then a constant background."""
+
+    x: _Float
+    y: _Float
+    gram: _Float
+    """Shape (stars, basis + 1, basis + 1)."""
+    rhs: _Float
+    """Shape (stars, basis + 1)."""
+    norm: _Float
+    """Weighted sum of squares of the data, shape (stars,)."""
+    pixels: int
+    """Pixels of one stamp."""
+
+    def kept(self, good: _Bool) -> StampGrams:
+        """Return the sums of the stars that are `good`."""
+        return StampGrams(self.x[good], self.y[good], self.gram[good], self.rhs[good], self.norm[good], self.pixels)
+
+    def chi2(self, coefficients: _Float) -> tuple[_Float, _Float]:
+        """Return the reduced chi² of each star for its own coefficients (stars, basis + 1), and its model's S/N²."""
+        c = coefficients
+        quadratic = np.einsum("sa,sab,sb->s", c, self.gram, c)
+        rest = self.norm - 2.0 * np.einsum("sa,sa->s", c, self.rhs) + quadratic
+        return np.asarray(rest / self.pixels), np.asarray(quadratic)
+
+
+@dataclass(frozen=True)
+class KernelFit:
+    """A fitted kernel and background, and how the fit went."""
+
+    kernel: VaryingKernel
+    background: VaryingKernel
+    """The constant of the fit as a 1 x 1 kernel: its `sum_image` is the background, nJy."""
+    stars: int
+    rejected: int
+    chi2: float
+    """Median reduced chi² of the stars kept."""
+    fallbacks: Mapping[str, int]
+    """Cause of each step down the ladder, with the degree that was given up."""
+
+
+def stamp_grams(
+    convolved: NDArray[np.floating],
+    target: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    x: NDArray[np.intp],
+    y: NDArray[np.intp],
+    basis: KernelBasis,
+    half: int,
+) -> StampGrams:
+    """Return the least-squares sums of stars at pixels (x, y): `target` modelled by kernels applied to `convolved`.
+
+    Images float32 (h, w) of one unit, `variance` that of the difference; stamps are 2 `half` + 1 pixels on a side, and
+    need a margin of the kernel's half width. The weights use the variance averaged over 5 x 5 pixels, since a weight
+    that follows the noise of its own pixel pulls fluxes down.
+    """
+    reach = basis.profiles.shape[1] // 2
+    models = basis.convolved(_stamps(convolved, x, y, half + reach).astype(float))
+    data = _stamps(target, x, y, half).astype(float)
+    spread = _stamps(variance, x, y, half + 2).astype(float)
+    smooth = np.lib.stride_tricks.sliding_window_view(spread, (5, 5), axis=(1, 2)).mean(axis=(3, 4))
+    root = 1.0 / np.sqrt(smooth + (_MODEL_ERROR * models[:, 0]) ** 2)
+    count, pixels = len(x), (2 * half + 1) ** 2
+    design = np.concatenate([models * root[:, None], root[:, None]], axis=1).reshape(count, len(basis) + 1, pixels)
+    weighted = (data * root).reshape(count, pixels, 1)
+    return StampGrams(
+        x=x.astype(float),
+        y=y.astype(float),
+        gram=design @ design.transpose(0, 2, 1),
+        rhs=(design @ weighted)[:, :, 0],
+        norm=np.square(weighted[:, :, 0]).sum(axis=1),
+        pixels=pixels,
+    )
+
+
+def fit_kernel(grams: StampGrams, basis: KernelBasis, degree: int, shape: tuple[int, int]) -> KernelFit:
+    """Return the kernel of at most `degree` that the stars allow.
+
+    Raises DataError with fewer than 3 usable stars, or where even a constant kernel is not determined.
+    """
+    fallbacks: dict[str, int] = {}
+    if len(grams.x) < MIN_STARS:
+        raise DataError(
+            f"the kernel needs at least {MIN_STARS} bright stars that are clean in science and template, there are "
+            f"{len(grams.x)}; look at the masks, the template's coverage and the alignment"
+        )
+    for trial in range(degree, -1, -1):
+        terms = (trial + 1) * (trial + 2) // 2
+        if trial and len(grams.x) < _STARS_PER_TERM * terms:
+            fallbacks["kernelFallbackFewStars"] = trial
+            continue
+        fit = _clipped_fit(grams, basis, trial, shape, fallbacks)
+        if fit is not None:
+            return fit
+        fallbacks["kernelFallbackIllConditioned"] = trial
+    raise DataError(
+        f"the matching kernel is not determined by {len(grams.x)} stars (condition above {_MAX_CONDITION:.0e}); "
+        "look at the template: it may be empty or constant there"
+    )
+
+
+def _clipped_fit(
+    grams: StampGrams, basis: KernelBasis, degree: int, shape: tuple[int, int], fallbacks: Mapping[str, int]
+) -> KernelFit | None:
+    """Fit, drop stars that the model misses, fit again; None where the system is ill-conditioned."""
+    frame = VaryingKernel(np.zeros((1, 1, 1)), degree, shape)
+    terms = frame.terms(grams.x, grams.y)
+    prior = _prior(basis, terms.shape[1])
+    good = np.ones(len(grams.x), bool)
+    least = max(MIN_STARS, _STARS_PER_TERM * terms.shape[1] if degree else MIN_STARS)
+    for _ in range(_CLIP_ROUNDS + 1):
+        solution = _solve(grams.kept(good), terms[good], prior)
+        if solution is None:
+            return None
+        chi2, signal = grams.chi2(np.einsum("st,bt->sb", terms, solution))
+        keep = _matching(chi2, signal / grams.pixels, good)
+        if keep.sum() < least or np.array_equal(keep, good):
+            break
+        good = keep
+    size = basis.profiles.shape[1]
+    kernels = np.tensordot(solution[:-1].T, basis.images().reshape(len(basis), -1), axes=1)
+    return KernelFit(
+        kernel=VaryingKernel(kernels.reshape(-1, size, size), degree, shape),
+        background=VaryingKernel(solution[-1].reshape(-1, 1, 1), degree, shape),
+        stars=int(good.sum()),
+        rejected=int((~good).sum()),
+        chi2=float(np.median(chi2[good])),
+        fallbacks=dict(fallbacks),
+    )
+
+
+def _matching(chi2: _Float, signal: _Float, good: _Bool) -> _Bool:
+    """Return which stars match: no excess of chi², or one that is a small share of the star's own signal (per pixel).
+
+    A variable star, a blend with one or a missed cosmic ray leaves tens of per cent of its flux; a very bright star
+    leaves a high chi² from a per cent of misfit, and carries most of what is known of the kernel.
+    """
+    middle = float(np.median(chi2[good]))
+    spread = 1.4826 * float(np.median(np.abs(chi2[good] - middle)))
+    excess = chi2 - middle
+    return np.asarray((excess <= _CLIP_SIGMA * max(spread, 0.05 * middle)) | (excess <= _MISFIT**2 * signal))
+
+
+def _prior(basis: KernelBasis, terms: int) -> _Float:
+    """Return the inverse variance that each coefficient (basis + 1, terms) is expected to have about 0; mostly none.
+
+    Without it a few faint stars leave the kernel's sum and far wings free away from them.
+    """
+    precision = np.zeros((len(basis) + 1, terms))
+    broad = abs(float(basis.surplus[-1]))
+    precision[0, 1:] = _FLUX_GRADIENT**-2
+    precision[-2, 0] = (broad / _BROAD_SHARE) ** 2
+    precision[-2, 1:] = (broad / _FLUX_GRADIENT) ** 2
+    return precision
+
+
+def _solve(grams: StampGrams, terms: _Float, prior: _Float) -> _Float | None:
+    """Return coefficients (basis + 1, terms) of the Kronecker-summed normal equations, None if ill-conditioned."""
+    stars, size = grams.rhs.shape
+    count = terms.shape[1]
+    products = (terms[:, :, None] * terms[:, None, :]).reshape(stars, -1)
+    blocks = grams.gram.reshape(stars, -1).T @ products
+    matrix = blocks.reshape(size, size, count, count).transpose(0, 2, 1, 3).reshape(size * count, -1)
+    matrix[np.diag_indices_from(matrix)] += prior.ravel()
+    rhs = (grams.rhs.T @ terms).ravel()
+    scale = np.sqrt(np.diag(matrix))
+    if not np.all(np.isfinite(matrix)) or np.any(scale <= 0.0):
+        return None
+    scaled = matrix / scale[:, None] / scale[None, :]
+    scaled[np.diag_indices_from(scaled)] += _RIDGE
+    eigenvalues = np.linalg.eigvalsh(scaled)
+    if eigenvalues[0] <= 0.0 or eigenvalues[-1] / eigenvalues[0] > _MAX_CONDITION:
+        return None
+    return np.asarray((np.linalg.solve(scaled, rhs / scale) / scale).reshape(size, count))
+
+
+def _stamps(image: NDArray[np.floating], x: NDArray[np.intp], y: NDArray[np.intp], half: int) -> NDArray[np.floating]:
+    """Cut squares of 2 `half` + 1 pixels round (x, y), shape (m, n, n)."""
+    offset = np.arange(-half, half + 1)
+    return image[y[:, None, None] + offset[None, :, None], x[:, None, None] + offset[None, None, :]]

@@ -1,0 +1,155 @@
+"""Measure the sources of a difference: positions, fluxes, shapes and dipoles, as diaSource rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.imaging.exposure import Exposure, FloatImage
+from workers.imaging.photometry import (
+    PhotometryFlag,
+    aperture_fluxes,
+    psf_centroids,
+    psf_fluxes,
+    usable_pixels,
+)
+from workers.imaging.psf import FWHM_PER_SIGMA
+from workers.imaging.stamps import Stamps
+from workers.imaging.wcs import SkyWcs
+from workers.subtract.dipole import fit_dipole, peak_position
+from workers.subtract.flags import set_photometry_flags
+from workers.subtract.shapes import weighted_moments
+
+__all__ = [
+    "APERTURE_RADIUS",
+    "blank_rows",
+    "measure_dipoles",
+    "measure_fluxes",
+    "measure_positions",
+    "measure_shapes",
+]
+
+_Float = NDArray[np.float64]
+_Index = NDArray[np.intp]
+_Bool = NDArray[np.bool_]
+_Rows = NDArray[Any]
+APERTURE_RADIUS = 12.0
+"""Of apFlux, pixels: as the schema defines it."""
+
+
+def blank_rows(dtype: np.dtype[Any], count: int) -> _Rows:
+    """Return `count` rows with every floating column NaN (no value) and all others 0, False or empty."""
+    rows = np.zeros(count, dtype)
+    for name in dtype.names or ():
+        if dtype[name].kind == "f":
+            rows[name] = np.nan
+    return rows
+
+
+def measure_positions(
+    rows: _Rows, difference: Exposure, usable: _Bool, x: NDArray[np.integer], y: NDArray[np.integer]
+) -> None:
+    """Fill x, y, ra, dec, their errors and covariance and centroid_flag, from peaks at pixels (x, y)."""
+    fit = psf_centroids(difference.image, difference.variance, usable, difference.need_psf(), x, y)
+    bad = int(PhotometryFlag.NO_SUPPORT | PhotometryFlag.NOT_CONVERGED)
+    for name in ("x", "y", "xErr", "yErr"):
+        rows[name] = fit[name]
+    rows["centroid_flag"] = ((fit["flags"] & bad) != 0) | ~np.isfinite(fit["xErr"])
+    wcs = difference.need_wcs()
+    rows["ra"], rows["dec"] = wcs.pixel_to_sky(fit["x"], fit["y"])
+    to_sky = _jacobians(wcs, fit["x"], fit["y"])
+    errors = np.zeros((len(rows), 2, 2))
+    errors[:, 0, 0], errors[:, 1, 1] = np.square(fit["xErr"]), np.square(fit["yErr"])
+    covariance = to_sky @ errors @ to_sky.transpose(0, 2, 1)
+    rows["raErr"], rows["decErr"] = np.sqrt(covariance[:, 0, 0]), np.sqrt(covariance[:, 1, 1])
+    rows["ra_dec_Cov"] = covariance[:, 0, 1]
+
+
+def _jacobians(wcs: SkyWcs, x: _Float, y: _Float) -> _Float:
+    """Return d(ra cos dec, dec)/d(x, y) in degrees per pixel at each position, float64 (m, 2, 2)."""
+    steps = np.array([[0.5, 0.0], [-0.5, 0.0], [0.0, 0.5], [0.0, -0.5]])
+    ra, dec = wcs.pixel_to_sky(x[:, None] + steps[:, 0], y[:, None] + steps[:, 1])
+    turn = (ra[:, [0, 2]] - ra[:, [1, 3]] + 180.0) % 360.0 - 180.0
+    turn *= np.cos(np.radians(dec.mean(axis=1)))[:, None]
+    return np.stack([turn, dec[:, [0, 2]] - dec[:, [1, 3]]], axis=1)
+
+
+def measure_fluxes(rows: _Rows, difference: Exposure, usable: _Bool, science: Exposure, template: Exposure) -> None:
+    """Fill the PSF and aperture fluxes of the difference, and forced PSF fluxes of science and template, at x and y."""
+    x, y = rows["x"].astype(float), rows["y"].astype(float)
+    planes = difference.image, difference.variance
+    fit = psf_fluxes(*planes, usable, difference.need_psf(), x, y)
+    rows["psfFlux"], rows["psfFluxErr"] = fit["flux"], fit["fluxErr"]
+    rows["psfChi2"], rows["psfNdata"] = fit["chi2"], fit["nPixels"]
+    rows["psfLnL"] = -0.5 * fit["chi2"]
+    set_photometry_flags(rows, "psfFlux", fit["flags"])
+    flux, error, flags = aperture_fluxes(*planes, usable, x, y, APERTURE_RADIUS)
+    rows["apFlux"], rows["apFluxErr"] = flux, error
+    height, width = difference.shape
+    reach = APERTURE_RADIUS + 0.5
+    cut = (x < reach) | (y < reach) | (x > width - 1 - reach) | (y > height - 1 - reach)
+    rows["apFlux_flag_apertureTruncated"] = cut
+    rows["apFlux_flag"] = cut | (flags != 0)
+    for name, exposure in (("science", science), ("template", template)):
+        good = usable_pixels(exposure.image, exposure.variance, exposure.mask)
+        forced = psf_fluxes(exposure.image, exposure.variance, good, exposure.need_psf(), x, y)
+        rows[f"{name}Flux"], rows[f"{name}FluxErr"] = forced["flux"], forced["fluxErr"]
+        if name == "science":
+            set_photometry_flags(rows, "forced_PsfFlux", forced["flags"])
+
+
+def measure_shapes(rows: _Rows, stamps: Stamps, fwhm: float, scale: float) -> None:
+    """Fill the second moments of source and PSF, arcsec² along the pixel axes, from stamps; `scale` in arcsec per pixel."""
+    sigma = fwhm / FWHM_PER_SIGMA
+    x, y = rows["x"].astype(float), rows["y"].astype(float)
+    sign = np.where(rows["isNegative"], -1.0, 1.0)[:, None, None]
+    source = weighted_moments(sign * stamps.difference, x - np.round(x), y - np.round(y), sigma)
+    zero = np.zeros(len(rows))
+    psf = weighted_moments(stamps.differencePsf, zero, zero, sigma)
+    for column, name in enumerate(("ixx", "iyy", "ixy")):
+        rows[name] = source[:, column] * scale**2
+        rows[f"{name}PSF"] = psf[:, column] * scale**2
+    middle = stamps.difference.shape[1] // 2
+    rows["shape_flag_no_pixels"] = ~np.isfinite(stamps.difference).any(axis=(1, 2))
+    rows["shape_flag_not_contained"] = ~np.isfinite(stamps.difference[:, middle, middle])
+    rows["shape_flag"] = ~np.isfinite(source).all(axis=1)
+
+
+def measure_dipoles(
+    rows: _Rows,
+    index: _Index,
+    partner: tuple[_Index, _Index],
+    score: FloatImage,
+    difference: Exposure,
+    usable: _Bool,
+) -> None:
+    """Fill the dipole columns of ``rows[index]``, whose opposite lobes peak at the pixels `partner` (x, y).
+
+    A first method: lobes at the extrema of the score image, fluxes fitted together. Length in arcsec, angle in degrees
+    from north through east, from the negative to the positive lobe.
+    """
+    if len(index) == 0:
+        return
+    own = np.round(rows["x"][index]).astype(int), np.round(rows["y"][index]).astype(int)
+    lobe = np.column_stack(peak_position(score, *own)), np.column_stack(peak_position(score, *partner))
+    to_sky = _jacobians(difference.need_wcs(), lobe[0][:, 0], lobe[0][:, 1])
+    for k, i in enumerate(index):
+        first, second = tuple(lobe[0][k].tolist()), tuple(lobe[1][k].tolist())
+        plus, minus = (second, first) if rows["isNegative"][i] else (first, second)
+        rows["dipoleFitAttempted"][i] = True
+        fit = fit_dipole(difference, usable, plus, minus)
+        if fit is None:
+            continue
+        east, north = to_sky[k] @ (np.array(plus) - np.array(minus)) * 3600.0
+        cross = 2.0 * fit.covariance
+        total = fit.positiveErr**2 + fit.negativeErr**2
+        rows["dipoleMeanFlux"][i] = 0.5 * (fit.positive - fit.negative)
+        rows["dipoleMeanFluxErr"][i] = 0.5 * np.sqrt(max(total - cross, 0.0))
+        rows["dipoleFluxDiff"][i] = fit.positive + fit.negative
+        rows["dipoleFluxDiffErr"][i] = np.sqrt(max(total + cross, 0.0))
+        rows["dipoleLength"][i] = np.hypot(east, north)
+        rows["dipoleAngle"][i] = np.degrees(np.arctan2(east, north)) % 360.0
+        rows["dipoleChi2"][i], rows["dipoleNdata"][i] = fit.chi2, fit.nPixels
+        rows["isDipole"][i] = fit.is_dipole

@@ -1,0 +1,220 @@
+"""Image subtraction of one calibrated exposure: match, subtract, whiten, detect both signs, measure, flag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import table_dtype
+from schemas.errors import DataError
+from workers.imaging.exposure import Exposure, FloatImage
+from workers.imaging.identity import dia_source_ids
+from workers.imaging.masks import MaskPlane
+from workers.imaging.stamps import Stamps, cut
+from workers.subtract.convolve import grow
+from workers.subtract.detect import detect_peaks, one_per_region
+from workers.subtract.difference import Matched, difference_image
+from workers.subtract.dipole import pair_lobes
+from workers.subtract.flags import is_droppable, set_pixel_flags
+from workers.subtract.masking import blocked_pixels
+from workers.subtract.matched_filter import robust_std, score_image
+from workers.subtract.measure import (
+    blank_rows,
+    measure_dipoles,
+    measure_fluxes,
+    measure_positions,
+    measure_shapes,
+)
+from workers.survey.config import SubtractConfig
+
+__all__ = ["Subtraction", "subtract", "template_coverage"]
+
+_Bool = NDArray[np.bool_]
+_Index = NDArray[np.intp]
+_Rows = NDArray[Any]
+_MODEL_ERROR = 0.01
+"""Of the template's flux per pixel, taken as an error of the PSF match when detecting (not when measuring)."""
+_DIPOLE_FWHM = 1.5
+_CLEAR_FWHM = 2.0
+"""Distance from any source of the pixels that tell the noise of the score, in units of the PSF's FWHM."""
+_LIMIT_SIGMA = 5.0
+
+
+@dataclass(frozen=True)
+class Subtraction:
+    """A difference image and its sources."""
+
+    difference: Exposure
+    """nJy, whitened; `variance` gives PSF fluxes their true errors; `psf` of unit sum; metrics as below."""
+    sources: _Rows
+    """diaSource rows ordered by (y, x); timeProcessedMjdTai is 0, the worker fills it."""
+    stamps: Stamps
+    """One set per source, in the same order; the template is the warped, not the convolved one."""
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Peaks that become sources, and the counts of those that do not."""
+
+    peaks: _Rows
+    partner: _Rows
+    """Opposite lobe of each peak; score 0 where there is none."""
+    suppressed: int
+
+
+def template_coverage(template: Exposure) -> float:
+    """Return the fraction of pixels in which the template has usable data."""
+    return float(1.0 - np.mean(blocked_pixels(template)))
+
+
+def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> Subtraction:
+    """Return the difference science - template with its sources.
+
+    Both exposures in nJy, of one shape, each with its PSF; the template warped to the science image's pixels.
+    Raises DataError where shapes or units differ, the template covers too little, or no kernel can be fitted.
+    """
+    coverage = _checked_coverage(science, template, config)
+    matched = difference_image(science, template, config.kernel_degree, config.kernel_half_width)
+    difference, score, noise = _scored(matched)
+    psf = difference.need_psf()
+    height, width = difference.shape
+    fwhm = psf.fwhm(width / 2, height / 2)
+    found = _find(score, matched, difference, config.threshold, fwhm)
+    rows, kept = _measured(found, score, matched, difference, (science, template), fwhm)
+    difference = _with_detections(difference, score, config.threshold)
+    stamps = _stamps(difference, science, template, rows, config.stamp_size)
+    measure_shapes(rows, stamps, fwhm, difference.need_wcs().pixel_scale(width / 2, height / 2))
+    set_pixel_flags(rows, stamps.differenceMask, fwhm)
+    metrics = {
+        **matched.metrics,
+        "templateCoverage": coverage,
+        "scoreNoise": noise,
+        "psfLimit": _psf_limit(difference, matched.planes.excluded),
+        "nPositive": float(np.count_nonzero(~rows["isNegative"])),
+        "nNegative": float(np.count_nonzero(rows["isNegative"])),
+        "nDipoles": float(np.count_nonzero(rows["isDipole"])),
+        "nDropped": float(len(found.peaks) - kept),
+        "nSuppressed": float(found.suppressed),
+    }
+    return Subtraction(difference.with_metrics(**metrics), rows, stamps, metrics)
+
+
+def _checked_coverage(science: Exposure, template: Exposure, config: SubtractConfig) -> float:
+    """Return the template's coverage, or raise DataError where the pair can't be subtracted."""
+    label = science.info.label
+    if science.shape != template.shape:
+        raise DataError(
+            f"exposure {label}: science is {science.shape} and template {template.shape} pixels; "
+            "warp the template to the science image first"
+        )
+    if science.unit != "nJy" or template.unit != "nJy":
+        raise DataError(
+            f"exposure {label}: science is in {science.unit} and template in {template.unit}, both must be in nJy; "
+            "run `skydelta isr` on the raw files first"
+        )
+    coverage = template_coverage(template)
+    if coverage < config.min_template_coverage:
+        raise DataError(
+            f"exposure {label}: the template covers {coverage:.0%} of it, less than subtract.min_template_coverage "
+            f"({config.min_template_coverage:.0%}); build templates there with `skydelta templates build`"
+        )
+    return coverage
+
+
+def _scored(matched: Matched) -> tuple[Exposure, FloatImage, float]:
+    """Return the difference, its score image and the robust noise of the score off sources.
+
+    Where that noise exceeds 1 (pixels correlated by earlier resampling, an optimistic variance plane) the variance is
+    scaled so that scores and errors mean what they say; it is never scaled down.
+    """
+    difference, excluded = matched.exposure, matched.planes.excluded
+    psf = difference.need_psf()
+    typical = np.sqrt(np.median(difference.variance[::4, ::4][~excluded[::4, ::4]]))
+    fwhm = psf.fwhm(difference.shape[1] / 2, difference.shape[0] / 2)
+    sources = grow(matched.model > 5.0 * typical, np.ceil(fwhm))
+    error = np.where(sources, np.float32(_MODEL_ERROR) * matched.model, np.float32(0.0))
+    score = score_image(difference.image, difference.variance + np.square(error), excluded, psf)
+    sky = ~(grow(matched.model > 2.0 * typical, np.ceil(_CLEAR_FWHM * fwhm)) | excluded | matched.planes.halo)
+    sample = score[sky] if sky.any() else score[~excluded]
+    noise = robust_std(sample[:: max(len(sample) // 500_000, 1)])
+    factor = max(noise, 1.0) if np.isfinite(noise) else 1.0
+    return (
+        difference.replaced(variance=difference.variance * np.float32(factor**2)),
+        score / np.float32(factor),
+        noise,
+    )
+
+
+def _find(score: FloatImage, matched: Matched, difference: Exposure, threshold: float, fwhm: float) -> _Found:
+    """Return the peaks ordered by (y, x), with dipole lobes joined and one source at most per saturated halo."""
+    height, width = score.shape
+    psf = difference.need_psf().stamps(width / 2, height / 2)[0]
+    peaks = detect_peaks(score, threshold, psf, fwhm)
+    alone = one_per_region(peaks, matched.planes.halo)
+    kept = peaks[alone]
+    stronger, weaker = pair_lobes(kept, _DIPOLE_FWHM * fwhm)
+    partner = np.zeros(len(kept), kept.dtype)
+    partner[stronger] = kept[weaker]
+    single = np.ones(len(kept), bool)
+    single[weaker] = False
+    kept, partner = kept[single], partner[single]
+    order = np.lexsort((kept["x"], kept["y"]))
+    return _Found(kept[order], partner[order], int(np.count_nonzero(~alone)))
+
+
+def _measured(
+    found: _Found,
+    score: FloatImage,
+    matched: Matched,
+    difference: Exposure,
+    pair: tuple[Exposure, Exposure],
+    fwhm: float,
+) -> tuple[_Rows, int]:
+    """Return measured rows ordered by (y, x), those without a usable centre left out, and their number."""
+    info, peaks = difference.info, found.peaks
+    usable = ~matched.planes.excluded & (difference.variance > 0.0)
+    rows = blank_rows(table_dtype("alert", "diaSource"), len(peaks))
+    rows["snr"], rows["isNegative"] = np.abs(peaks["score"]), peaks["score"] < 0.0
+    rows["bboxSize"] = peaks["bboxSize"]
+    measure_positions(rows, difference, usable, peaks["x"], peaks["y"])
+    keep = ~is_droppable(matched.planes.mask, rows["x"], rows["y"])
+    rows, partner = rows[keep], found.partner[keep]
+    order = np.lexsort((rows["x"], rows["y"]))
+    rows, partner = rows[order], partner[order]
+    measure_fluxes(rows, difference, usable, *pair)
+    index = np.flatnonzero(partner["score"])
+    measure_dipoles(rows, index, (partner["x"][index], partner["y"][index]), score, difference, usable)
+    rows["diaSourceId"] = dia_source_ids(info.visit, info.detector, len(rows))
+    rows["visit"], rows["detector"], rows["band"] = info.visit, info.detector, info.band
+    rows["midpointMjdTai"], rows["exposureTime"] = info.midpointMjdTai, info.exposureTime
+    rows["timeProcessedMjdTai"] = 0.0
+    return rows, len(rows)
+
+
+def _with_detections(difference: Exposure, score: FloatImage, threshold: float) -> Exposure:
+    """Return the difference with the DETECTED planes set where the score exceeds the threshold."""
+    mask = difference.mask.copy()
+    mask[score > threshold] |= int(MaskPlane.DETECTED)
+    mask[score < -threshold] |= int(MaskPlane.DETECTED_NEGATIVE)
+    return difference.replaced(mask=mask)
+
+
+def _stamps(difference: Exposure, science: Exposure, template: Exposure, rows: _Rows, size: int) -> Stamps:
+    """Cut the stamps of all three images at the sources' positions."""
+    planes = [cut(exposure, rows["x"], rows["y"], size) for exposure in (difference, science, template)]
+    return Stamps(*planes[0], *planes[1], *planes[2])
+
+
+def _psf_limit(difference: Exposure, excluded: _Bool) -> float:
+    """Return the flux, nJy, of a point source at 5 sigma on typical sky in the middle of the image."""
+    good = ~excluded[::4, ::4]
+    if not good.any():
+        return float("nan")
+    height, width = difference.shape
+    area = difference.need_psf().noise_area(width / 2, height / 2)[0]
+    return _LIMIT_SIGMA * float(np.sqrt(np.median(difference.variance[::4, ::4][good]) * area))

@@ -1,0 +1,80 @@
+"""The subtract worker: fetch the template for a calibrated exposure, subtract, detect and measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from workers.imaging.exposure import Exposure
+from workers.items import CalexpItem, SourcesItem, TemplateRecord
+from workers.subtract.pipeline import Subtraction, subtract
+from workers.survey.config import Survey
+from workers.templates.pipeline import TemplateMatch, template_for
+from workers.templates.store import TemplateStore
+from workers.templates.window import refuse_inside_window
+
+__all__ = ["SubtractStage"]
+
+
+@dataclass
+class SubtractStage:
+    """Calibrated exposure in, difference-image sources with stamps out; or the outcome ``no_template``."""
+
+    survey: Survey
+    store: TemplateStore
+    name: str = field(default="subtract", init=False)
+
+    @classmethod
+    def open(cls, survey: Survey) -> SubtractStage:
+        """Bind the stage to the survey's current template version."""
+        return cls(survey, TemplateStore(survey.templates))
+
+    def template(self, exposure: Exposure) -> TemplateMatch | None:
+        """Return the template in the exposure's frame, or None where too little of it is covered."""
+        refuse_inside_window(exposure.info, self.survey.config.templates)
+        return template_for(exposure, self.store, self.survey.config.subtract.min_template_coverage)
+
+    def difference(self, exposure: Exposure) -> tuple[TemplateMatch, Subtraction] | None:
+        """Return template and subtraction of one exposure, or None without a template."""
+        match = self.template(exposure)
+        if match is None:
+            return None
+        return match, subtract(exposure, match.exposure, self.survey.config.subtract)
+
+    def process(self, item: CalexpItem) -> SourcesItem:
+        """Subtract one exposure from the bus."""
+        return self.finished(item, self.difference(item.exposure))
+
+    def finished(self, item: CalexpItem, found: tuple[TemplateMatch, Subtraction] | None) -> SourcesItem:
+        """Return the item that says how the exposure ended."""
+        exposure = item.exposure
+        corners = tuple(tuple(axis.tolist()) for axis in exposure.need_wcs().footprint(exposure.shape))
+        begun = SourcesItem(
+            info=exposure.info,
+            tile=item.tile,
+            outcome="no_template",
+            provenance=dict(exposure.provenance),
+            metrics=dict(exposure.metrics),
+            corners=(corners[0], corners[1]),
+            stageTimes=item.stageTimes,
+        )
+        return begun if found is None else _filled(begun, *found)
+
+
+def _filled(item: SourcesItem, match: TemplateMatch, result: Subtraction) -> SourcesItem:
+    template = TemplateRecord(
+        templateId=match.templateId,
+        firstEpochMjdTai=match.firstEpochMjdTai,
+        lastEpochMjdTai=match.lastEpochMjdTai,
+        nEpochs=match.nEpochs,
+        depth=match.depth,
+        coverage=match.coverage,
+    )
+    values = {
+        "outcome": "ok",
+        "sources": result.sources,
+        "stamps": result.stamps,
+        "template": template,
+        "metrics": {**item.metrics, **result.metrics},
+        "psfLimit": float(result.metrics["psfLimit"]),
+    }
+    return SourcesItem(**{**vars(item), **values})

@@ -1,0 +1,115 @@
+"""The records of templates: the plan of a cell, the cell that was built, and its line in the version's list."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.imaging.exposure import FloatImage, MaskImage
+from workers.imaging.tracts import CellId, Tessellation
+
+__all__ = ["CellPlan", "CellRecord", "PlannedInput", "TemplateCell", "content_id"]
+
+
+def content_id(prefix: str, parts: Iterable[object]) -> str:
+    """Return `prefix` and 20 hexadecimal digits of the SHA-256 of `parts` as JSON."""
+    text = json.dumps(list(parts), separators=(",", ":"), sort_keys=True)
+    return prefix + hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class PlannedInput:
+    """One calibrated exposure that goes into a cell."""
+
+    path: Path | None
+    """None where the record was read back from a cell's file, which holds no paths."""
+    visit: int
+    detector: int
+    midpointMjdTai: float
+    weight: float
+    """Inverse variance of the PSF flux of a faint star, nJy^-2, up to a constant."""
+    sha256: str
+    """Of the raw file."""
+    calexp: str
+    """Of the calibrated exposure's content (`CalexpEntry.calexp`)."""
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """What a cell is to be made of. Two plans with one `templateId` give the same bytes."""
+
+    band: str
+    cell: CellId
+    grid: Tessellation
+    min_epochs: int
+    """Pixels that fewer inputs cover are NO_DATA."""
+    inputs: tuple[PlannedInput, ...]
+    """By time, visit and detector."""
+    templateId: str
+
+    @property
+    def epochs(self) -> tuple[float, float]:
+        """First and last mid-exposure time, MJD TAI."""
+        return self.inputs[0].midpointMjdTai, self.inputs[-1].midpointMjdTai
+
+    @property
+    def nEpochs(self) -> int:
+        """How many visits."""
+        return len({item.visit for item in self.inputs})
+
+
+@dataclass(frozen=True)
+class TemplateCell:
+    """A built cell: planes of (cell_size, cell_size) in nJy, nJy² and `MaskPlane` bits."""
+
+    plan: CellPlan
+    image: FloatImage
+    mask: MaskImage
+    variance: FloatImage
+    nEpochs: NDArray[np.int16]
+    """Inputs that contributed to each pixel."""
+    psf: FloatImage
+    """Effective PSF at the cell's centre, (n, n), unit sum."""
+    used: tuple[float, ...]
+    """Per input: the share of the cell's pixels to which it contributed."""
+    rejected: tuple[int, ...]
+    """Per input: pixels left out as outliers."""
+    depth: float
+    """Flux of a point source at 5 sigma, nJy."""
+    fwhm: float
+    """Of the PSF, arcsec."""
+    noiseCorrelation: float
+    """Noise power at large scales over the mean pixel variance."""
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """A cell's line in the list of a version; names as in the message family `template`."""
+
+    templateId: str
+    band: str
+    tract: int
+    cellX: int
+    cellY: int
+    firstEpochMjdTai: float
+    lastEpochMjdTai: float
+    nEpochs: int
+    depth: float
+    """5 sigma, nJy."""
+    fwhm: float
+    """Arcsec."""
+    sha256: str
+    """Of the cell's file."""
+    path: str
+    """Of the cell's file, relative to the template folder."""
+
+    @property
+    def cell(self) -> CellId:
+        """Identity of the cell."""
+        return CellId(self.tract, self.cellX, self.cellY)

@@ -1,0 +1,120 @@
+"""The weighted mean of registered epochs: image, mask, variance, number of epochs, PSF."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.imaging.exposure import FloatImage, MaskImage
+from workers.imaging.masks import BLOCKING, MaskPlane
+
+__all__ = ["EXCLUDED", "Coadd", "Stack", "combine"]
+
+_Bool = NDArray[np.bool_]
+EXCLUDED = BLOCKING | MaskPlane.STREAK | MaskPlane.INJECTED
+"""Planes whose pixels do not enter the mean."""
+_KEPT = MaskPlane.SUSPECT | MaskPlane.CROSSTALK | MaskPlane.SPIKE | MaskPlane.INTERPOLATED
+"""Planes that the mean takes from any input in it (what was detected in the inputs says nothing of the mean)."""
+_SATURATED_SHARE = 0.1
+"""Of the inputs that cover a pixel; above it the pixel is SATURATED though others were not, and its PSF is theirs."""
+_NOISY = 4.0
+"""Variance over its median in the cell beyond which a pixel is HIGH_VARIANCE."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """N epochs on the pixels of one cell; planes (N, height, width) in nJy, `MaskPlane` bits and nJy²."""
+
+    image: FloatImage
+    mask: MaskImage
+    variance: FloatImage
+    weights: NDArray[np.float64]
+    """Shape (N,)."""
+    psfs: NDArray[np.float64]
+    """At the cell's centre, (N, n, n), unit sum."""
+
+    @property
+    def usable(self) -> _Bool:
+        """Pixels that may enter the mean, (N, height, width)."""
+        return (self.mask & int(EXCLUDED)) == 0
+
+    @property
+    def covered(self) -> _Bool:
+        """Pixels where an input has a value, masked or not."""
+        return (self.mask & int(MaskPlane.NO_DATA)) == 0
+
+
+@dataclass(frozen=True)
+class Coadd:
+    """The mean of a stack."""
+
+    image: FloatImage
+    mask: MaskImage
+    variance: FloatImage
+    nEpochs: NDArray[np.int16]
+    psf: FloatImage
+    """Weighted mean of the inputs' PSFs, (n, n), unit sum."""
+
+
+def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
+    """Return the mean of `stack` over pixels usable and not in `outliers`, with the weights of its epochs.
+
+    variance = sum(w² v) / sum(w)². A pixel that fewer than `min_epochs` inputs cover is NO_DATA, 0 in image and variance.
+    A covered pixel that no input can give (a saturated core) has the mean of the masked values and the OR of their planes.
+    """
+    good = stack.usable & ~outliers
+    covered = stack.covered.sum(axis=0)
+    image, variance = _mean(stack, good)
+    mask = _kept_planes(stack, good)
+    hopeless = ~good.any(axis=0) & (covered > 0)
+    if hopeless.any():
+        masked_image, masked_variance = _mean(stack, stack.covered & hopeless)
+        image[hopeless], variance[hopeless] = masked_image[hopeless], masked_variance[hopeless]
+        planes = np.bitwise_or.reduce(np.where(stack.covered, stack.mask, 0), axis=0)
+        mask[hopeless] |= planes[hopeless]
+        mask[hopeless & ((mask & int(BLOCKING)) == 0)] |= int(MaskPlane.BAD)  # left out as streak or outlier
+    absent = covered < max(min_epochs, 1)
+    image[absent], variance[absent], mask[absent] = 0.0, 0.0, int(MaskPlane.NO_DATA)
+    mask |= _noisy(variance, mask)
+    psf = np.tensordot(stack.weights, stack.psfs, axes=1)
+    return Coadd(
+        image=image,
+        mask=mask,
+        variance=variance,
+        nEpochs=np.where(absent, 0, good.sum(axis=0)).astype(np.int16),
+        psf=(psf / psf.sum()).astype(np.float32),
+    )
+
+
+def _mean(stack: Stack, chosen: _Bool) -> tuple[FloatImage, FloatImage]:
+    """Return the weighted mean and its variance over `chosen` (N, height, width), 0 where nothing is."""
+    shape = stack.image.shape[1:]
+    total, value, noise = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for weight, pixels, image, variance in zip(
+        stack.weights / stack.weights.max(), chosen, stack.image, stack.variance, strict=True
+    ):
+        here = weight * pixels
+        total += here
+        value += here * image
+        noise += here * here * variance
+    total = np.where(total > 0, total, 1.0)
+    return (value / total).astype(np.float32), (noise / total**2).astype(np.float32)
+
+
+def _kept_planes(stack: Stack, good: _Bool) -> MaskImage:
+    """Return the planes that the mean takes over from its inputs."""
+    mask = np.bitwise_or.reduce(np.where(good, stack.mask & int(_KEPT), 0), axis=0)
+    full = ((stack.mask & int(MaskPlane.SATURATED)) != 0).sum(axis=0)
+    share = full > _SATURATED_SHARE * np.maximum(stack.covered.sum(axis=0), 1)
+    return np.asarray(mask | np.where(share, int(MaskPlane.SATURATED), 0), np.int32)
+
+
+def _noisy(variance: FloatImage, mask: MaskImage) -> MaskImage:
+    """Return HIGH_VARIANCE where the variance is far above its median over the unmasked pixels."""
+    clear = (mask & int(BLOCKING)) == 0
+    if not clear.any():
+        return np.zeros(mask.shape, np.int32)
+    limit = _NOISY * float(np.median(variance[clear]))
+    return np.where(clear & (variance > limit), np.int32(MaskPlane.HIGH_VARIANCE), np.int32(0)).astype(np.int32)

@@ -1,0 +1,101 @@
+"""What the workers of the pixel stages share: chaining stages in one process, messages in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stream.blobs import BlobStore
+from stream.topics import Topics
+
+from schemas.errors import SkydeltaError
+from stream import codec
+from stream.bus import Message, Outgoing
+from workers.clock import Clock, event_timestamp
+from workers.items import CalexpItem, RawItem, SourcesItem, decode, encode, info_of, timed
+
+__all__ = ["NEXT", "PixelWorker", "Stage", "closing_time"]
+
+NEXT = {"isr": ("calexps", "calexp"), "subtract": ("diasources", "diasources"), "score": ("scored", "scored")}
+"""Topic and message family that each pixel stage publishes."""
+
+INPUT = {"isr": "exposures", "subtract": "calexps", "score": "diasources"}
+"""Topic that each pixel stage reads."""
+
+Item = RawItem | CalexpItem | SourcesItem
+
+
+class Stage(Protocol):
+    """One step of the night with its configuration bound: an item in, an item out."""
+
+    name: str
+
+    def process(self, item: Any) -> Item:
+        """Return what the stage makes of `item`; raises DataError for an input that can't be processed."""
+
+
+def closing_time(item: Item) -> int:
+    """Return the time of shutter closing as a message timestamp: event time, the same in every run."""
+    return event_timestamp(item.info.midpointMjdTai + 0.5 * item.info.exposureTime / 86400.0)
+
+
+@dataclass
+class PixelWorker:
+    """Adjacent pixel stages fused in one process: they hand items on without a hop over the bus."""
+
+    stages: Sequence[Stage]
+    topics: Topics
+    blobs: BlobStore
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        """Names of the stages, joined as on the command line."""
+        return "+".join(stage.name for stage in self.stages)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The one topic that this worker reads."""
+        return (self.topics.name(INPUT[self.stages[0].name]),)
+
+    def process(self, message: Message) -> list[Outgoing]:
+        """Run the stages on one message; an exposure that ended early (no template) passes the rest untouched."""
+        item = decode(message.value, self.blobs)
+        outgoing = []
+        for stage in self.stages:
+            begin = self.clock()
+            item = timed(stage.process(item), stage.name, begin, self.clock())
+            outgoing.append(self._quality(item, stage.name))
+        outgoing.append(self._outgoing(item, self.stages[-1].name))
+        return outgoing
+
+    def failed(self, message: Message, failure: str) -> list[Outgoing]:
+        """Return the ``failed`` outcome that closes the visit and detector of a message that became a dead letter."""
+        try:
+            record = codec.decode(message.value).record
+            item = SourcesItem(info_of(record), record["tile"], outcome="failed", failure=failure)
+        except (SkydeltaError, KeyError):
+            return []  # bytes that name no exposure: the dead letter is all there is to say
+        return [self._outgoing(item, "score")]
+
+    def _outgoing(self, item: Item, stage: str) -> Outgoing:
+        topic, family = NEXT[stage]
+        key = str(item.tile) if topic == "scored" else item.info.label
+        value = encode(item, family, self.blobs)
+        return Outgoing(self.topics.name(topic), key.encode(), value, closing_time(item))
+
+    def _quality(self, item: Item, stage: str) -> Outgoing:
+        metrics = item.exposure.metrics if isinstance(item, CalexpItem) else getattr(item, "metrics", {})
+        record = {
+            "visit": item.info.visit,
+            "detector": item.info.detector,
+            "night": item.info.night,
+            "band": item.info.band,
+            "stage": stage,
+            "outcome": item.outcome if isinstance(item, SourcesItem) else "ok",
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "stageTimes": [vars(time) for time in item.stageTimes],
+        }
+        value = codec.encode("quality", record)
+        return Outgoing(self.topics.name("quality"), item.info.label.encode(), value, closing_time(item))
