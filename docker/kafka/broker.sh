@@ -28,7 +28,7 @@ fetch() {
   need mvn "install Apache Maven, or copy the jars of $here/pom.xml into $home/lib and touch $home/complete"
   mkdir -p "$home"
   say "fetching Apache Kafka $version into $home"
-  mvn -B -q -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$home/lib" -DincludeScope=runtime >&2
+  mvn -B -q -f "$here/pom.xml" dependency:copy-dependencies -DoutputDirectory="$home/lib" -DincludeScope=runtime </dev/null >&2
   touch "$home/complete"
 }
 
@@ -47,10 +47,18 @@ free_port() { # prints a port below the ephemeral range on which nothing listens
   done
 }
 
+arguments_of() { # PID
+  if [[ -r /proc/$1/cmdline ]]; then
+    tr '\0' ' ' <"/proc/$1/cmdline"
+  else
+    ps -o args= -p "$1"
+  fi
+}
+
 is_running() { # DIR: is the broker of DIR alive? (a reused pid is not our broker)
   local pid
   pid=$(cat "$1/broker.pid" 2>/dev/null) || return 1
-  kill -0 "$pid" 2>/dev/null && [[ $(ps -o args= -p "$pid") == *"$1/server.properties"* ]]
+  kill -0 "$pid" 2>/dev/null && [[ $(arguments_of "$pid" 2>/dev/null) == *" $1/server.properties"* ]]
 }
 
 write_configuration() { # DIR PORT CONTROLLER_PORT
@@ -71,6 +79,7 @@ offsets.retention.minutes=43200
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
+transaction.abort.timed.out.transaction.cleanup.interval.ms=2000
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
@@ -137,9 +146,15 @@ start() { # DIR [PORT]
   write_configuration "$dir" "$port" "$controller"
   format "$dir"
   rm -f "$dir/broker.log"
-  # Its own session: a Ctrl-C or a signal to the caller's process group does not reach it.
-  setsid java -Xms256m "-Xmx$heap" "-Dlog4j2.configurationFile=$dir/log4j2.properties" -cp "$home/lib/*" \
+  # Its own process group, and session where the system has setsid: a Ctrl-C for the caller does not reach it.
+  local apart=(nohup)
+  if command -v setsid >/dev/null; then
+    apart=(setsid)
+  fi
+  set -m
+  "${apart[@]}" java -Xms256m "-Xmx$heap" "-Dlog4j2.configurationFile=$dir/log4j2.properties" -cp "$home/lib/*" \
     kafka.Kafka "$dir/server.properties" </dev/null >>"$dir/broker.err" 2>&1 &
+  set +m
   printf '%s\n' "$!" >"$dir/broker.pid"
   printf '127.0.0.1:%s\n' "$port" >"$dir/bootstrap"
   wait_until_ready "$dir" "$port"

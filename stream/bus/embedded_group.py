@@ -75,29 +75,26 @@ def beat(log: Log, group: str, member: int, now: float, timeout: float) -> bool:
     """Renew a member's lease and remove the dead ones; return False where it was itself removed before."""
     if log.execute("UPDATE member SET beat = ? WHERE id = ?", (now, member)).rowcount == 0:
         return False
-    # a beat from the future is one from before the clock was set back
-    dead = log.execute(
-        "DELETE FROM member WHERE team = ? AND NOT beat BETWEEN ? AND ?", (group, now - timeout, now + timeout)
-    )
-    if dead.rowcount:
+    lease = (group, now - timeout, now + timeout)
+    if log.execute("SELECT 1 FROM member WHERE team = ? AND NOT beat BETWEEN ? AND ?", lease).fetchone():
         _balance(log, group, now, timeout)
     return True
 
 
 def release(log: Log, group: str, member: int, busy: Collection[int]) -> None:
     """Hand over the member's seats that have an heir, but for the `busy` slots that it works on."""
-    marks = ",".join("?" * len(busy))
     log.execute(
-        f"UPDATE seat SET owner = heir, heir = 0 WHERE team = ? AND owner = ? AND heir != 0 AND slot NOT IN ({marks})",  # noqa: S608 - question marks
-        (group, member, *busy),
+        "UPDATE seat SET owner = heir, heir = 0 WHERE team = ? AND owner = ? AND heir != 0 "
+        "AND slot NOT IN (SELECT value FROM json_each(?))",
+        (group, member, json.dumps(sorted(busy))),
     )
 
 
 def _balance(log: Log, group: str, now: float, timeout: float) -> None:
-    """Reassign the group's seats among its living members; one that is owned changes hands at its release."""
-    rows = log.execute(
-        "SELECT id, topics FROM member WHERE team = ? AND beat BETWEEN ? AND ?", (group, now - timeout, now + timeout)
-    )
+    """Remove the dead, and reassign the group's seats among the living; an owned one moves at its release."""
+    lease = (group, now - timeout, now + timeout)  # a beat from the future is one from before the clock was set back
+    log.execute("DELETE FROM member WHERE team = ? AND NOT beat BETWEEN ? AND ?", lease)
+    rows = log.execute("SELECT id, topics FROM member WHERE team = ?", (group,))
     members = {member: set(json.loads(topics)) for member, topics in rows.fetchall()}
     seats = log.execute(
         "SELECT slot, topic, owner, heir FROM seat JOIN slot ON slot.id = seat.slot WHERE team = ?", (group,)

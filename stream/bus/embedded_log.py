@@ -72,12 +72,11 @@ class Log:
             self._prepare()
 
     def _prepare(self) -> None:
-        if self.version("user_version") == 0:
+        if _is_empty(self._connection):
             with self.transaction():
-                if self.version("user_version") == 0:
-                    for statement in _SCHEMA.split(";"):
-                        self.execute(statement)
-                    self.execute(f"PRAGMA user_version = {_FORMAT}")
+                for statement in _SCHEMA.split(";") if _is_empty(self._connection) else ():
+                    self.execute(statement)
+                self.execute(f"PRAGMA user_version = {_FORMAT}")
         if (found := self.version("user_version")) != _FORMAT:
             raise ConfigurationError(
                 f"{self.path} is an SQLite file of format {found}, not a bus of format {_FORMAT}; "
@@ -219,6 +218,10 @@ def _connect(path: Path, lock_timeout: float, durable: bool) -> sqlite3.Connecti
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES if durable else 0}")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
     return connection
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 def _pack(headers: Mapping[str, bytes]) -> str:

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer
 
 from stream.bus import Message, Outgoing
 from stream.bus.kafka_cluster import Cluster, GroupProtocol
-from stream.bus.kafka_log import READER, bounds, committed_positions, read_span
+from stream.bus.kafka_log import bounds, committed_positions, read_span
 from stream.bus.kafka_membership import group_settings
 from stream.bus.kafka_session import KafkaSession
 from stream.bus.kafka_topics import ensure_topics
@@ -113,8 +113,8 @@ class KafkaBus:
 
     @contextmanager
     def _reader(self, group: str) -> Iterator[Consumer]:
-        """Lend a consumer that joins no group; `group` is the one whose positions it can ask for."""
-        reader = self._cluster.consumer(group, READER)
+        """Lend a reader; `group` is the one whose positions it can ask for."""
+        reader = self._cluster.reader(group)
         try:
             yield reader
         finally:

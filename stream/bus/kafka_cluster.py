@@ -10,13 +10,14 @@ from typing import Any, Literal
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from schemas.errors import ConfigurationError, FencedError, SkydeltaError, UnreachableError
+from schemas.errors import ConfigurationError, DataError, FencedError, SkydeltaError, UnreachableError
 
-__all__ = ["LARGEST_MESSAGE", "MAX_POLL_SECONDS", "Cluster", "GroupProtocol", "error_of", "wait"]
+__all__ = ["LARGEST_MESSAGE", "LARGEST_VALUE", "MAX_POLL_SECONDS", "Cluster", "GroupProtocol", "error_of", "wait"]
 
 GroupProtocol = Literal["classic", "consumer"]
 
-LARGEST_MESSAGE = 10 * 2**20  # bytes; 8 MiB inline payload, a record around it, and room
+LARGEST_VALUE = 10 * 2**20  # bytes; what any bus takes
+LARGEST_MESSAGE = LARGEST_VALUE + 2**18  # bytes; with key, headers and framing
 MAX_POLL_SECONDS = 900.0  # a member that calls nothing for so long has hung: its partitions move
 
 _LOG = logging.getLogger(__name__)
@@ -26,10 +27,13 @@ _OURS = frozenset(  # the promise of delivery stands on these
     " auto.offset.reset enable.partition.eof transactional.id enable.idempotence acks request.required.acks"
     " partitioner".split()
 )
-_CONSUMER_ONLY = frozenset(
-    "max.poll.interval.ms group.instance.id fetch.wait.max.ms fetch.min.bytes fetch.max.bytes"
-    " fetch.message.max.bytes max.partition.fetch.bytes queued.min.messages queued.max.messages.kbytes"
-    " check.crcs session.timeout.ms heartbeat.interval.ms partition.assignment.strategy".split()
+_MEMBER_ONLY = frozenset(
+    "max.poll.interval.ms group.instance.id session.timeout.ms heartbeat.interval.ms"
+    " partition.assignment.strategy".split()
+)
+_CONSUMER_ONLY = _MEMBER_ONLY | frozenset(
+    "fetch.wait.max.ms fetch.min.bytes fetch.max.bytes fetch.message.max.bytes max.partition.fetch.bytes"
+    " queued.min.messages queued.max.messages.kbytes check.crcs".split()
 )
 _PRODUCER_ONLY = frozenset(
     "transaction.timeout.ms message.timeout.ms delivery.timeout.ms linger.ms queue.buffering.max.ms batch.size"
@@ -61,7 +65,6 @@ _SETTLED_BY = {  # what a person can do about it
     KafkaError.GROUP_AUTHORIZATION_FAILED: "let this user READ the group (ACL)",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "let this user WRITE and DESCRIBE the transactional id (ACL)",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "let this user CREATE topics, or create them beforehand (ACL)",
-    KafkaError.MSG_SIZE_TOO_LARGE: "lower blobs.inline_max_bytes, or raise max.message.bytes of the topic",
     KafkaError.INVALID_TIMESTAMP: "the topic refuses this timestamp; raise its message.timestamp.after.max.ms",
     KafkaError.INVALID_SESSION_TIMEOUT: "set bus.session_timeout_s within the broker's group.*.session.timeout.ms",
     KafkaError.INCONSISTENT_GROUP_PROTOCOL: "the group has members of another protocol or assignor; stop them first",
@@ -97,8 +100,20 @@ class Cluster:
         self._admin: AdminClient | None = None
         self._trouble: KafkaError | None = None
 
-    def consumer(self, group: str, settings: Mapping[str, Any]) -> Consumer:
-        """Return a consumer of committed messages that loses and resets nothing by itself."""
+    def member(self, group: str, settings: Mapping[str, Any]) -> Consumer:
+        """Return a consumer that may join `group`."""
+        return self._consumer(_PRODUCER_ONLY, group, settings)
+
+    def reader(self, group: str) -> Consumer:
+        """Return a consumer that tells the end of each partition and joins no group.
+
+        `group` is the one whose positions it can ask for.
+        """
+        settings = {"enable.partition.eof": True, "fetch.wait.max.ms": 20}
+        return self._consumer(_PRODUCER_ONLY | _MEMBER_ONLY, group, settings)
+
+    def _consumer(self, foreign: frozenset[str], group: str, settings: Mapping[str, Any]) -> Consumer:
+        """Return a consumer of committed messages that resets no position by itself."""
         fixed = {
             "group.id": group,
             "isolation.level": "read_committed",
@@ -107,7 +122,7 @@ class Cluster:
             "auto.offset.reset": "error",
         }
         try:
-            return Consumer(self._settings(_PRODUCER_ONLY, settings, fixed), logger=_LOG)
+            return Consumer(self._settings(foreign, settings, fixed), logger=_LOG)
         except KafkaException as exception:
             raise self.failure("starting a consumer", exception) from exception
 
@@ -172,6 +187,8 @@ class Cluster:
         text = f"{doing} at Kafka {self.bootstrap} failed: {error.str()} ({error.name()})"
         if error.code() in _FENCED:
             return FencedError(f"{text}; another member owns these positions, nothing was committed")
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return DataError(f"{text}; lower blobs.inline_max_bytes, or have the topic's max.message.bytes raised")
         if error.code() in _SETTLED_BY:
             return ConfigurationError(f"{text}; {_SETTLED_BY[error.code()]}")
         return UnreachableError(f"{text}; {self._what_next(error)}")

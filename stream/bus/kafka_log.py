@@ -12,13 +12,10 @@ from schemas.errors import PositionLostError
 from stream.bus import Message
 from stream.bus.kafka_cluster import Cluster
 
-__all__ = ["READER", "Place", "bounds", "committed_positions", "message_of", "read_span", "start_positions"]
+__all__ = ["Place", "bounds", "committed_positions", "lost", "message_of", "read_span", "start_positions"]
 
 Place = tuple[str, int]
 """Topic and partition."""
-
-READER = {"enable.partition.eof": True, "fetch.wait.max.ms": 20}
-"""Settings of a consumer for `read_span`."""
 
 
 def message_of(raw: KafkaMessage) -> Message:
@@ -91,7 +88,7 @@ def lost(
 
 
 def read_span(cluster: Cluster, consumer: Consumer, place: Place, start: int, end: int) -> Iterator[Message]:
-    """Yield the committed messages of `place` with start <= offset < end; `consumer` was made with `READER`.
+    """Yield the committed messages of `place` with start <= offset < end; `consumer` is the cluster's reader.
 
     Offsets have gaps (transaction markers, aborted records), so the end of the partition is told by its event.
     Raises UnreachableError.

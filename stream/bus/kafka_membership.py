@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from schemas.errors import FencedError, SkydeltaError
+from schemas.errors import DeliveryError, FencedError, SkydeltaError
 from stream.bus import Message
 from stream.bus.kafka_cluster import MAX_POLL_SECONDS, Cluster, GroupProtocol
 from stream.bus.kafka_log import Place, start_positions
@@ -42,19 +42,19 @@ class Membership:
 
     def __init__(self, cluster: Cluster, group: str) -> None:
         self._cluster, self._group = cluster, group
-        self._committed: dict[Place, int] = {}
-        self._next: dict[Place, int] = {}  # after what was polled
+        self._next: dict[Place, int] = {}  # by partition owned, the offset after what was polled
+        self._polled: dict[Place, list[int]] = {}  # offsets that await their commit
         self._member = ""
         self.failure: SkydeltaError | None = None
         """What went wrong within a callback; whoever polls raises it."""
 
     def places(self) -> set[Place]:
         """Return the partitions owned."""
-        return set(self._committed)
+        return set(self._next)
 
     def unfinished(self) -> bool:
         """Tell whether messages were polled that are not committed."""
-        return any(at > self._committed[place] for place, at in self._next.items())
+        return any(self._polled.values())
 
     def position(self, place: Place) -> int | None:
         """Return the offset after what was polled of `place`, None where it is not owned."""
@@ -71,24 +71,23 @@ class Membership:
             starts = dict.fromkeys(places, 0)
         else:
             consumer.incremental_assign([TopicPartition(*place, at) for place, at in starts.items()])
-        self._committed.update(starts)
         self._next.update(starts)
 
     def revoked(self, places: set[Place]) -> None:
         """Forget `places`, and what was polled of them."""
         for place in places:
-            self._committed.pop(place, None)
             self._next.pop(place, None)
+            self._polled.pop(place, None)
 
     def go_back(self, consumer: Consumer) -> None:
         """Let `consumer` go on from the committed positions; raises PositionLostError, UnreachableError."""
-        starts = start_positions(self._cluster, consumer, self._group, self._committed)
+        starts = start_positions(self._cluster, consumer, self._group, self._next)
         for place, at in starts.items():
             try:
                 consumer.seek(TopicPartition(*place, at))
             except KafkaException as exception:
                 raise self._cluster.failure(f"going back in {place[0]}[{place[1]}]", exception) from exception
-        self._committed, self._next = starts, dict(starts)
+        self._next, self._polled = starts, {}
 
     def accept(self, message: Message) -> bool:
         """Note `message` as polled; False where it is not ours, or was polled before."""
@@ -96,21 +95,34 @@ class Membership:
         if message.offset < self._next.get(place, message.offset + 1):
             return False
         self._next[place] = message.offset + 1
+        self._polled.setdefault(place, []).append(message.offset)
         return True
 
     def positions_after(self, consumed: Sequence[Message]) -> dict[Place, int]:
-        """Return the positions to commit; raises FencedError where one of `consumed` is not ours any more."""
-        positions: dict[Place, int] = {}
+        """Return the positions to commit.
+
+        Raises FencedError where one of `consumed` is not ours any more, DeliveryError where they leave out messages
+        polled before them.
+        """
+        offsets: dict[Place, list[int]] = {}
         for message in consumed:
-            place = message.topic, message.partition
-            if not self._committed.get(place, message.offset + 1) <= message.offset < self._next[place]:
+            offsets.setdefault((message.topic, message.partition), []).append(message.offset)
+        for place, mine in offsets.items():
+            polled = self._polled.get(place, [])
+            if not set(mine) <= set(polled):
                 raise self._fenced(place)
-            positions[place] = max(positions.get(place, 0), message.offset + 1)
-        return positions
+            if sorted(mine) != polled[: len(mine)]:
+                raise DeliveryError(
+                    f"commit would skip messages of {place[0]}[{place[1]}] in group {self._group!r}, polled from offset "
+                    f"{polled[0]} on; commit messages in the order in which they were polled"
+                )
+        return {place: max(mine) + 1 for place, mine in offsets.items()}
 
     def committed(self, positions: Mapping[Place, int]) -> None:
         """Note `positions` as committed."""
-        self._committed.update(positions)
+        for place, position in positions.items():
+            if place in self._polled:
+                self._polled[place] = [offset for offset in self._polled[place] if offset >= position]
 
     def proof(self, consumer: Consumer, positions: Mapping[Place, int]) -> object:
         """Return the metadata by which the broker checks that this member owns `positions`.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from schemas.errors import SkydeltaError, UnreachableError
+from schemas.errors import DataError, SkydeltaError, UnreachableError
 from stream.bus import Message, Outgoing
 from stream.bus.kafka_cluster import Cluster
 from stream.bus.kafka_log import Place, bounds, lost, message_of
@@ -45,7 +45,7 @@ class KafkaSession:
         self._rewind_due = self._paused = self._closed = False
         self._served = time.monotonic()
         self._transactions = Transactions(cluster, f"{group}.{uuid.uuid4().hex}")
-        self._consumer: Consumer = cluster.consumer(group, settings)
+        self._consumer: Consumer = cluster.member(group, settings)
         self._consumer.subscribe(
             list(topics),
             on_assign=self._membership.assigned,
@@ -76,13 +76,15 @@ class KafkaSession:
             self._transactions.run(
                 outgoing, positions, lambda: self._membership.proof(self._consumer, positions)
             )
+        except DataError:  # nothing was sent: `consumed` may be committed with other outputs
+            raise
         except SkydeltaError:
             self._rewind_due = True
             raise
         self._membership.committed(positions)
 
     def rewind(self) -> None:
-        """Forget what was polled but not committed."""
+        """Forget what was polled but not committed; the next poll goes back."""
         self._rewind_due = True
 
     def keep_alive(self) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
-from schemas.errors import FencedError, SkydeltaError, UnreachableError
+from schemas.errors import DataError, FencedError, SkydeltaError, UnreachableError
 from stream.bus import Outgoing
-from stream.bus.kafka_cluster import Cluster, error_of, wait
+from stream.bus.kafka_cluster import LARGEST_VALUE, Cluster, error_of, wait
 
 __all__ = ["Transactions"]
 
@@ -47,8 +47,10 @@ class Transactions:
         """Publish `outgoing` and store `positions` (topic, partition → next offset), all or nothing.
 
         `membership` gives the consumer group metadata by which the broker tells a member from a zombie.
-        Raises ConfigurationError, FencedError, UnreachableError; after the last the outcome may be unknown.
+        Raises DataError for a record too large, ConfigurationError, FencedError, and UnreachableError, after which
+        the outcome may be unknown.
         """
+        _require_size(outgoing)
         with self._lock:
             self._require({record.topic for record in outgoing})
             deadline = time.monotonic() + self._seconds
@@ -149,6 +151,15 @@ class Transactions:
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
+
+
+def _require_size(outgoing: Sequence[Outgoing]) -> None:
+    for record in outgoing:
+        if len(record.value) > LARGEST_VALUE:
+            raise DataError(
+                f"a message of {len(record.value)} bytes for {record.topic}, key {record.key!r}, is larger than the "
+                f"{LARGEST_VALUE} that a bus takes; put its pixels into the blob store (blobs.inline_max_bytes)"
+            )
 
 
 def _again(call: Callable[[float], object], deadline: float) -> None:

@@ -162,7 +162,7 @@ def test_long_troubles_pause_and_keep_the_order(night: Night, caplog: pytest.Log
     assert night.values() == numbers(10)
     assert (report.retries, report.pauses) == (6, 3)
     assert worker.seen[: 2 + 9] == [b"0", b"1"] + [b"2"] * 9
-    assert report.seconds["pause"] >= 0.01 + 0.02 + 0.02
+    assert report.seconds["pause"] >= 0.8 * (0.01 + 0.02 + 0.02)
     assert "relay pauses 0.0 s: the disk is away" in caplog.text
 
 
@@ -375,7 +375,7 @@ def test_pauses_grow_to_their_limit(night: Night) -> None:
         on_step=note,
     )
     assert report.pauses == len(ends) == 19
-    assert 0.001 + 0.002 + 16 * 0.004 <= report.seconds["pause"] < 2.0
+    assert 0.8 * (0.001 + 0.002 + 16 * 0.004) <= report.seconds["pause"] < 2.0
 
 
 def test_idle_exit_waits_for_late_messages(night: Night) -> None:

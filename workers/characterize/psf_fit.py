@@ -1,8 +1,8 @@
 """Measure the PSF: pixel by pixel, varying over the detector as a polynomial, from the chosen stars.
 
-The model starts as a Gaussian. In each round the stars are fitted with it (position and flux); what is left, in units of
-the star's flux, is shifted back to the PSF's centre and its polynomial is added to the model. Because only residuals are
-interpolated, the model converges to the one that reproduces the stars as sampled (the effective PSF of Anderson & King
+The model starts as a Gaussian. In each round the stars are fitted with it (position and flux); what is left, in units
+of the star's flux, is shifted back to the PSF's centre and its polynomial is added to the model. Because only
+residuals are interpolated, the model converges to the one that reproduces the stars as sampled (the effective PSF of Anderson & King
 2000, PASP 112, 1360), and masked or clipped pixels, whose residual is set to zero, simply keep the model's value.
 
 Noise in single pixels adds up in the normalisation, and so in fluxes. Therefore the change of the PSF over the detector
@@ -224,7 +224,7 @@ def _calmed(coefficients: _Float, error: _Float, fwhm: float) -> _Float:
         smooth += _real(rings, floor / root_count) * rings
         calm.append(smooth + _real(plane - smooth, 1.5 * floor) * (plane - smooth))
     rim = np.clip((size // 2 + 0.5 - radius) / 2.5, 0.0, 1.0)
-    return np.stack(calm) * np.square(np.sin(0.5 * np.pi * rim))
+    return np.asarray(np.stack(calm) * np.square(np.sin(0.5 * np.pi * rim)))
 
 
 def _real(value: _Float, sigma: _Float) -> _Float:
@@ -233,10 +233,10 @@ def _real(value: _Float, sigma: _Float) -> _Float:
 
 
 def _deformations(mean: _Float, fwhm: float) -> _Float:
-    """Return shapes (13, n, n) in which a PSF changes over a detector: size and ellipticity, then coma, trefoil and higher.
+    """Return shapes (13, n, n) in which a PSF changes over a detector: size, ellipticity, coma, trefoil and higher.
 
-    The mean PSF itself (stars are scaled by fitted, not summed, flux); its derivatives by size and by the two components
-    of ellipticity; the Gaussian's terms of third and fourth order.
+    The mean PSF itself (stars are scaled by fitted, not summed, flux); its derivatives by size and by the two
+    components of ellipticity; the Gaussian's terms of third and fourth order.
     """
     n = len(mean)
     axis = np.arange(n) - n // 2

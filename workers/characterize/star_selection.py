@@ -68,8 +68,8 @@ def select_stars(
     if len(rows) == 0:
         raise DataError(
             f"PSF needs stars: of {len(detections)} detections {np.count_nonzero(snr > bound)} exceed S/N {bound:.0f}, "
-            f"{np.count_nonzero(clean)} are unsaturated and off the edges, {np.count_nonzero(alone)} isolated, none is all "
-            "three; is the exposure blank, trailed or out of focus?"
+            f"{np.count_nonzero(clean)} are unsaturated and off the edges, {np.count_nonzero(alone)} isolated, none is "
+            "all three; is the exposure blank, trailed or out of focus?"
         )
     rows = rows[np.argsort(-detections["flux"][rows], kind="stable")][:MOST]
     return _on_locus(image, usable, detections, rows, fwhm)
@@ -118,7 +118,8 @@ def _on_locus(
     sized = (half_light > MIN_HALF_LIGHT) & np.isfinite(half_light) & (flag & sep.APER_NONPOSITIVE == 0)
     if not sized.any():
         raise DataError(
-            f"PSF needs stars: all {len(rows)} candidates are narrower than {MIN_HALF_LIGHT} pixels (hot pixels, cosmic rays)"
+            f"PSF needs stars: all {len(rows)} candidates are narrower than {MIN_HALF_LIGHT} pixels "
+            "(hot pixels, cosmic rays)"
         )
     rows, half_light, chosen = rows[sized], half_light[sized], chosen[sized]
     like = size_locus(half_light)

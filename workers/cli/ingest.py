@@ -12,21 +12,13 @@ import click
 from schemas.errors import DataError
 from stream.runner import stop_on_signals
 from workers.cli.options import json_option, print_json, survey_option
-from workers.connect import open_blobs, open_bus, open_database, open_dead_letters, open_topics
+from workers.ingest.open import open_ingest
 from workers.ingest.worker import Ingest, Ingested
 from workers.survey.config import Survey
 
-__all__ = ["command", "open_ingest"]
+__all__ = ["command"]
 
 _ENDINGS = (".fits", ".fit", ".fts", ".fits.gz", ".fit.gz", ".fits.fz")
-
-
-def open_ingest(survey: Survey, prefix: str = "") -> Ingest:
-    """Return what ingests files into the survey's bus; topics are created."""
-    bus = open_bus(survey)
-    topics = open_topics(survey, bus, prefix)
-    blobs = open_blobs(survey)
-    return Ingest(survey, bus, topics, blobs, open_database(survey, prefix), open_dead_letters(topics, blobs))
 
 
 @click.command()

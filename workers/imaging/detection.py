@@ -44,7 +44,7 @@ class Detections:
 
 
 def sep_image(image: NDArray[Any], blocked: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return `image` as sep wants it (native, contiguous float32, finite) and `blocked` or'ed with non-finite pixels."""
+    """Return `image` as sep wants it (native, contiguous float32) and `blocked` with non-finite pixels added."""
     finite = np.isfinite(image)
     clean = np.ascontiguousarray(np.where(finite, image, 0.0), dtype=np.float32)
     return clean, np.ascontiguousarray(blocked | ~finite)

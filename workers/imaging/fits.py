@@ -201,7 +201,7 @@ def planes_to_hdus(
 
 def _to_bytes(hdus: list[Any]) -> bytes:
     hdus[0].header["EXTEND"] = True  # astropy would add it after the checksum is made
-    hdus[0].header["NEXTEND"] = (len(hdus) - 1, "extensions; fewer mean that the file was cut short")
+    hdus[0].header["NEXTEND"] = (len(hdus) - 1, "extensions that follow")
     for hdu in hdus:
         hdu.add_checksum(when="of this HDU")
     buffer = io.BytesIO()

@@ -44,7 +44,7 @@ class ReferenceCatalogue:
             object.__setattr__(self, name, MappingProxyType(frozen))
         if self.dec.shape != self.ra.shape or set(self.flux) != set(self.fluxErr):
             raise ConfigurationError(
-                f"reference catalogue {self.name}: ra, dec, fluxes and errors must be given for the same stars and bands"
+                f"reference catalogue {self.name}: positions, fluxes and errors must be of the same stars and bands"
             )
 
     def __len__(self) -> int:
@@ -77,13 +77,17 @@ class ReferenceCatalogue:
             self.name,
         )
 
-    def within(self, ra: float, dec: float, radius: float) -> ReferenceCatalogue:
-        """Return the stars at most `radius` degrees from (ra, dec), degrees."""
+    def rows_within(self, ra: float, dec: float, radius: float) -> NDArray[np.int64]:
+        """Return the rows of the stars at most `radius` degrees from (ra, dec), degrees."""
         north = np.radians(dec)
         near = np.flatnonzero(np.abs(self.dec - dec) <= radius)
         lat, turn = np.radians(self.dec[near]), np.radians(self.ra[near] - ra)
         haversine = np.sin(0.5 * (lat - north)) ** 2 + np.cos(lat) * np.cos(north) * np.sin(0.5 * turn) ** 2
-        return self.chosen(near[haversine <= np.sin(np.radians(0.5 * min(radius, 180.0))) ** 2])
+        return np.asarray(near[haversine <= np.sin(np.radians(0.5 * min(radius, 180.0))) ** 2])
+
+    def within(self, ra: float, dec: float, radius: float) -> ReferenceCatalogue:
+        """Return the stars at most `radius` degrees from (ra, dec), degrees."""
+        return self.chosen(self.rows_within(ra, dec, radius))
 
 
 def load_reference(path: Path) -> ReferenceCatalogue:

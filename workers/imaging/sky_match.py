@@ -97,8 +97,8 @@ def match_stars(
     """Match `sources`, measured pixels (n, 2), to `references`, pixels (m, 2) predicted by a WCS that may be off.
 
     Fluxes rank the stars, brightest first vote. `search_radius` pixels: the largest offset; `max_rotation` degrees;
-    `match_radius` pixels: how far, once the offset is known, a star may lie from its prediction. Raises DataError where no
-    offset gathers more pairs than chance would.
+    `match_radius` pixels: how far, once the offset is known, a star may lie from its prediction. Raises DataError where
+    no offset gathers more pairs than chance would.
     """
     bright_s = sources[np.argsort(-source_flux, kind="stable")[:MAX_SOURCES]]
     bright_r = references[np.argsort(-reference_flux, kind="stable")[:MAX_REFERENCES]]

@@ -150,9 +150,9 @@ def _kernel_table() -> _Float:
 
 @numba.njit(cache=True, nogil=True)
 def _taps(table: _Float, fraction: float, weights: _Float) -> None:
-    """Fill the six weights for a position `fraction` in [0, 1) past pixel 0, linearly between the table's rows."""
+    """Fill the six weights for a position `fraction` in [0, 1] past pixel 0, linearly between the table's rows."""
     place = fraction * (len(table) - 1)
-    index = int(place)
+    index = min(int(place), len(table) - 2)  # rounding can make the fraction 1
     part = place - index
     for k in range(6):
         weights[k] = (1.0 - part) * table[index, k] + part * table[index + 1, k]
@@ -244,15 +244,12 @@ def _blend(
 
 
 @numba.njit(cache=True, nogil=True)
-def _mix(nodes: _Float, first: int, weights: _Float, out: _Float) -> None:
-    """Fill out[k] with the weighted sum of nodes[k, first .. first + 3], arrays along the last axes allowed."""
-    for k in range(3):
-        out[k] = (
-            weights[0] * nodes[k, first]
-            + weights[1] * nodes[k, first + 1]
-            + weights[2] * nodes[k, first + 2]
-            + weights[3] * nodes[k, first + 3]
-        )
+def _mixed(nodes: _Float, row: int, k: int, first: int, weights: _Float, column: int) -> float:
+    """Return the interpolated nodes[row, k] at a column: a plain loop, as array expressions compile for seconds."""
+    total = 0.0
+    for m in range(4):
+        total += weights[column, m] * nodes[row, k, first + m]
+    return total
 
 
 @numba.njit(cache=True, nogil=True)
@@ -260,26 +257,26 @@ def _resample(
     image: FloatImage,
     variance: FloatImage,
     mask: MaskImage,
-    maps: _Float,
-    row: NDArray[np.int64],
-    row_weights: _Float,
+    rows: _Float,
     column: NDArray[np.int64],
     column_weights: _Float,
     table: _Float,
 ) -> tuple[FloatImage, FloatImage, MaskImage, float, float]:
-    """Return image, variance, mask, and over good pixels the sums of large-scale noise power and of variance."""
-    height, width = len(row), len(column)
+    """Return image, variance, mask, and over good pixels the sums of large-scale noise power and of variance.
+
+    `rows` (height, 3, columns of nodes) is the node grid interpolated to the target's rows.
+    """
+    height, width = len(rows), len(column)
     out_image = np.zeros((height, width), np.float32)
     out_variance = np.zeros((height, width), np.float32)
     out_mask = np.full((height, width), _NO_DATA, np.int32)
-    along, place = np.empty((3, maps.shape[2])), np.empty(3)
     wx, wy = np.empty(6), np.empty(6)
     broad, narrow = 0.0, 0.0
     for j in range(height):
-        _mix(maps, row[j], row_weights[j], along)
         for i in range(width):
-            _mix(along, column[i], column_weights[i], place)
-            x, y, area = place[0], place[1], place[2]
+            x = _mixed(rows, j, 0, column[i], column_weights, i)
+            y = _mixed(rows, j, 1, column[i], column_weights, i)
+            area = _mixed(rows, j, 2, column[i], column_weights, i)
             if not (x >= -0.5 and y >= -0.5 and x < image.shape[1] - 0.5 and y < image.shape[0] - 0.5):
                 continue  # outside, or NaN
             x0, y0 = int(np.floor(x)), int(np.floor(y))
@@ -304,13 +301,12 @@ def warp_planes(image: FloatImage, mask: MaskImage, variance: FloatImage, grid: 
     `NO_DATA` (and value 0): the pixel itself does, or nothing finite is left. Planes that block nothing: the OR over
     the four nearest pixels.
     """
+    rows = np.einsum("kjmn,jm->jkn", grid.maps[:, grid.row[:, None] + np.arange(4)], grid.row_weights)
     out_image, out_variance, out_mask, broad, narrow = _resample(
         frozen_array(np.ascontiguousarray(image, np.float32)),
         frozen_array(np.ascontiguousarray(variance, np.float32)),
         frozen_array(np.ascontiguousarray(mask, np.int32)),
-        grid.maps,
-        grid.row,
-        grid.row_weights,
+        np.ascontiguousarray(rows),
         grid.column,
         grid.column_weights,
         _kernel_table(),

@@ -1,9 +1,10 @@
 """Refine a header's WCS with matched stars.
 
-The header's WCS predicts where each reference star falls; a polynomial maps the measured pixel to the predicted one; the
-header's WCS after that map is the truth. So the camera's own distortion, in whatever form the header gives it (SIP, TPV
-…), is kept, and the polynomial needs only what the header lacks: order 1 (an affine map), or 2 or 3 where there are stars
-enough and they are predicted better by it when left out of the fit. The composition is written as one TAN-SIP (Shupe et al. 2005, ASP 347, 491).
+The header's WCS predicts where each reference star falls; a polynomial maps the measured pixel to the predicted
+one; the header's WCS after that map is the truth. So the camera's own distortion, in whatever form the header gives
+it (SIP, TPV …), is kept, and the polynomial needs only what the header lacks: order 1 (an affine map), or 2 or 3
+where there are stars enough and they are predicted better by it when left out of the fit. The composition is written
+as one TAN-SIP (Shupe et al. 2005, ASP 347, 491).
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ def fit_wcs(
 ) -> WcsFit:
     """Refine `start` so that stars measured at pixels (x, y), with `error` pixels, fall on (ra, dec) degrees.
 
-    All arrays float64 (n,); `shape` (height, width) of the detector: the domain of the polynomials. Outliers are clipped
-    at 4 sigma (MAD). Raises DataError where fewer than `min_stars` stars remain or the rms exceeds 0.5 pixel.
+    All arrays float64 (n,); `shape` (height, width) of the detector: the domain of the polynomials. Outliers are
+    clipped at 4 sigma (MAD). Raises DataError where fewer than `min_stars` stars remain or the rms exceeds 0.5 pixel.
     """
     predicted = np.stack(start.sky_to_pixel(ra, dec), axis=1)
     measured = np.stack([x, y], axis=1)
@@ -106,12 +107,13 @@ def _best_order(
     """Return the order that predicts left-out stars best, and its polynomial of predicted - measured (terms, 2)."""
     root = np.sqrt(weights[kept])[:, None]
     target = (predicted - measured)[kept] * root
-    best, chosen = 1e30, (1, np.zeros((3, 2)))
+    best = 1e30
+    chosen: tuple[int, _Float] = (1, np.zeros((3, 2)))
     for order in (1, 2, 3):
         if len(target) < FEWEST_STARS.get(order, 3):
             break
         design = _terms(measured[kept], order, shape) * root
-        solution = np.linalg.lstsq(design, target, rcond=None)[0]
+        solution = np.asarray(np.linalg.lstsq(design, target, rcond=None)[0], float)
         # residual of a star left out of the fit: r / (1 - h), h the diagonal of the hat matrix
         lever = np.square(np.linalg.qr(design)[0]).sum(axis=1, keepdims=True)
         left_out = np.abs(target - design @ solution) / np.maximum(1.0 - lever, 1e-3)
@@ -137,9 +139,9 @@ def _composed(start: SkyWcs, solution: _Float, order: int, shape: tuple[int, int
     ra, dec = start.pixel_to_sky(mapped[:, 0], mapped[:, 1])
     worst = np.inf
     for sip_order in range(max(order, 1), 7):
-        wcs, worst = tan_sip(points[:, 0], points[:, 1], ra, dec, order=sip_order, shape=shape)
+        header, worst = _sip_cards(points[:, 0], points[:, 1], ra, dec, sip_order, shape)
         if worst < SIP_TOLERANCE:
-            return wcs
+            return SkyWcs(header)
     raise DataError(
         f"astrometry failed: the header's WCS is no smooth map of the detector (a TAN-SIP of order 6 is {worst:.3f} "
         "pixels off); check the distortion terms in the raw header"
@@ -154,16 +156,25 @@ def tan_sip(
     CRPIX is the detector's centre. Returns the WCS (plain TAN for order 1) and its worst residual, pixels. Inverse
     coefficients (AP, BP) are written for other readers.
     """
+    header, worst = _sip_cards(x, y, ra, dec, order, shape)
+    return SkyWcs(header), worst
+
+
+def _sip_cards(
+    x: _Float, y: _Float, ra: _Float, dec: _Float, order: int, shape: tuple[int, int]
+) -> tuple[fits.Header, float]:
+    """Return the cards of `tan_sip` and the worst residual, pixels."""
     crpix = np.array([0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)])
     u, v = x - crpix[0], y - crpix[1]
     scale = max(float(np.abs(u).max()), float(np.abs(v).max()), 1.0)
     terms = polynomial_terms(u / scale, v / scale, order)
     near = int(np.argmin(u**2 + v**2))
     crval = np.array([ra[near], dec[near]])
-    plane = solution = np.zeros((len(x), 2))
+    plane: _Float = np.zeros((len(x), 2))
+    solution: _Float = plane
     for _ in range(4):  # move CRVAL until the constant term is gone
         plane = _project(ra, dec, crval)
-        solution = np.linalg.lstsq(terms, plane, rcond=None)[0]
+        solution = np.asarray(np.linalg.lstsq(terms, plane, rcond=None)[0], float)
         crval = _deproject(solution[0], crval)
     matrix = solution[1:3].T / scale  # rows xi, eta; columns u, v
     if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-20:
@@ -176,7 +187,7 @@ def tan_sip(
         ideal = plane @ inverse.T
         back = polynomial_terms(ideal[:, 0] / scale, ideal[:, 1] / scale, order)
         _add_sip(header, np.linalg.lstsq(back, np.stack([u, v], 1) - ideal, rcond=None)[0], order, scale, ("AP", "BP"))
-    return SkyWcs(header), worst
+    return header, worst
 
 
 def _tan_header(crpix: _Float, crval: _Float, matrix: _Float) -> fits.Header:
@@ -212,7 +223,7 @@ def _project(ra: _Float, dec: _Float, crval: _Float) -> _Float:
     cosine = np.sin(d0) * np.sin(d) + np.cos(d0) * np.cos(d) * np.cos(a)
     xi = np.cos(d) * np.sin(a) / cosine
     eta = (np.cos(d0) * np.sin(d) - np.sin(d0) * np.cos(d) * np.cos(a)) / cosine
-    return np.degrees(np.stack([xi, eta], axis=1))
+    return np.asarray(np.degrees(np.stack([xi, eta], axis=1)))
 
 
 def _deproject(point: _Float, crval: _Float) -> _Float:

@@ -43,6 +43,8 @@ class _Source:
         if not entry.map:
             return value.strip() if isinstance(value, str) else value
         word = str(value).strip()
+        if word in entry.map.values() or (field == "kind" and word in _KINDS):
+            return word  # it is one of our words already
         if word not in entry.map:
             fix = f"add it to map (which knows {', '.join(entry.map)}) in"
             raise self.error(field, f"{entry.key} = {word!r} (field {field}) has no translation", fix)

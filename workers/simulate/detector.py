@@ -59,7 +59,7 @@ def detector_pattern(config: SimulatedSurvey, detector: int) -> DetectorPattern:
 def flat_field(config: SimulatedSurvey, detector: int, band: str) -> _Float:
     """Return the relative throughput of each pixel in a band, float64 (height, width), read-only.
 
-    Vignetting with the second and fourth power of the radius, dust rings (out of focus, so a band's filter has its own), and the
+    Vignetting with the second and fourth power of the radius, dust rings (each band's filter has its own), and the
     detector's pixel response.
     """
     design = config.detectors

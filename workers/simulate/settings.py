@@ -196,6 +196,6 @@ TINY = SimulatedSurvey(
     name="tiny",
     sky=SkySettings(stars=16.0, transients=1.0, variables=0.6, asteroids=0.2),
     detectors=DetectorSettings(width=320, height=320, count=1),
-    cadence=CadenceSettings(archive=4, recent=1, live=2, biases=3, darks=2, flats=3),
+    cadence=CadenceSettings(archive=4, recent=1, live=2, biases=3, darks=3, flats=3),
 )
 """One detector of 320 x 320 pixels and few visits, for tests."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
+from schemas.errors import DataError
 from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.psf import PsfModel
 from workers.subtract.basis import design_basis
@@ -24,6 +25,8 @@ __all__ = ["Matched", "difference_image"]
 _Float = NDArray[np.float64]
 _NEARLY_EQUAL = 1.03
 """Template over science FWHM up to which the template is still the one convolved."""
+_SCALE_RANGE = (0.2, 5.0)
+"""Of the kernel's sum: wide enough for nominal zero points."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
     """
     pair, basis_fwhms = _roles(science, template)
     fit = _fit(pair, basis_fwhms, kernel_degree, half_width)
+    _check_scale(fit.kernel, science)
     reach = kernel_reach(fit.kernel)
     planes = combine_masks(science, template, convolved_template=pair.template_convolved, reach=reach, fwhm=pair.fwhm)
     plain, blurred, matched = _subtracted(pair, fit, planes)
@@ -96,9 +100,20 @@ def _fit(pair: _Pair, fwhms: tuple[float, float], degree: int, half_width: int) 
     science, template = (pair.target, pair.convolved) if pair.template_convolved else (pair.convolved, pair.target)
     x, y, _ = find_stars(science, template, half + half_width)
     basis = design_basis(*fwhms, half_width)
-    variance = np.asarray(pair.target.variance + pair.convolved.variance)
-    grams = stamp_grams(pair.convolved.image, pair.target.image, variance, x, y, basis, half)
+    planes = [(exposure.image, exposure.variance) for exposure in (pair.convolved, pair.target)]
+    grams = stamp_grams(planes[0], planes[1], x, y, basis, half)
     return fit_kernel(grams, basis, degree, science.shape)
+
+
+def _check_scale(kernel: VaryingKernel, science: Exposure) -> None:
+    """Raise DataError where the kernel's sum leaves the range of scales that calibrated images can have."""
+    scale = kernel.sum_image()
+    low, high = float(scale.min()), float(scale.max())
+    if not _SCALE_RANGE[0] < low <= high < _SCALE_RANGE[1]:
+        raise DataError(
+            f"exposure {science.info.label}: the matching kernel sums to {low:.3g} to {high:.3g} over the image, not to "
+            "about 1; check the zero points of science and template and their alignment"
+        )
 
 
 @dataclass(frozen=True)

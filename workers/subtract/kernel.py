@@ -46,12 +46,15 @@ class StampGrams:
     """Shape (stars, basis + 1)."""
     norm: _Float
     """Weighted sum of squares of the data, shape (stars,)."""
+    noise: _Float
+    """Weighted sum of the variance of the image that is convolved, shape (stars,)."""
     pixels: int
     """Pixels of one stamp."""
 
     def kept(self, good: _Bool) -> StampGrams:
         """Return the sums of the stars that are `good`."""
-        return StampGrams(self.x[good], self.y[good], self.gram[good], self.rhs[good], self.norm[good], self.pixels)
+        columns = (self.x, self.y, self.gram, self.rhs, self.norm, self.noise)
+        return StampGrams(*(column[good] for column in columns), self.pixels)
 
     def chi2(self, coefficients: _Float) -> tuple[_Float, _Float]:
         """Return the reduced chi² of each star for its own coefficients (stars, basis + 1), and its model's S/N²."""
@@ -77,9 +80,8 @@ class KernelFit:
 
 
 def stamp_grams(
-    convolved: NDArray[np.floating],
-    target: NDArray[np.floating],
-    variance: NDArray[np.floating],
+    convolved: tuple[NDArray[np.floating], NDArray[np.floating]],
+    target: tuple[NDArray[np.floating], NDArray[np.floating]],
     x: NDArray[np.intp],
     y: NDArray[np.intp],
     basis: KernelBasis,
@@ -87,16 +89,15 @@ def stamp_grams(
 ) -> StampGrams:
     """Return the least-squares sums of stars at pixels (x, y): `target` modelled by kernels applied to `convolved`.
 
-    Images float32 (h, w) of one unit, `variance` that of the difference; stamps are 2 `half` + 1 pixels on a side, and
-    need a margin of the kernel's half width. The weights use the variance averaged over 5 x 5 pixels, since a weight
-    that follows the noise of its own pixel pulls fluxes down.
+    Both are (image, variance) of one unit, (h, w) each; stamps are 2 `half` + 1 pixels on a side, and need a margin of
+    the kernel's half width. The weights use the variance averaged over 5 x 5 pixels, since a weight that follows the
+    noise of its own pixel pulls fluxes down.
     """
     reach = basis.profiles.shape[1] // 2
-    models = basis.convolved(_stamps(convolved, x, y, half + reach).astype(float))
-    data = _stamps(target, x, y, half).astype(float)
-    spread = _stamps(variance, x, y, half + 2).astype(float)
-    smooth = np.lib.stride_tricks.sliding_window_view(spread, (5, 5), axis=(1, 2)).mean(axis=(3, 4))
-    root = 1.0 / np.sqrt(smooth + (_MODEL_ERROR * models[:, 0]) ** 2)
+    models = basis.convolved(_stamps(convolved[0], x, y, half + reach).astype(float))
+    data = _stamps(target[0], x, y, half).astype(float)
+    spread = [_smoothed(_stamps(variance, x, y, half + 2)) for variance in (convolved[1], target[1])]
+    root = 1.0 / np.sqrt(spread[0] + spread[1] + (_MODEL_ERROR * models[:, 0]) ** 2)
     count, pixels = len(x), (2 * half + 1) ** 2
     design = np.concatenate([models * root[:, None], root[:, None]], axis=1).reshape(count, len(basis) + 1, pixels)
     weighted = (data * root).reshape(count, pixels, 1)
@@ -106,6 +107,7 @@ def stamp_grams(
         gram=design @ design.transpose(0, 2, 1),
         rhs=(design @ weighted)[:, :, 0],
         norm=np.square(weighted[:, :, 0]).sum(axis=1),
+        noise=(spread[0] * np.square(root)).sum(axis=(1, 2)),
         pixels=pixels,
     )
 
@@ -143,10 +145,11 @@ def _clipped_fit(
     frame = VaryingKernel(np.zeros((1, 1, 1)), degree, shape)
     terms = frame.terms(grams.x, grams.y)
     prior = _prior(basis, terms.shape[1])
+    products = _products(basis)
     good = np.ones(len(grams.x), bool)
     least = max(MIN_STARS, _STARS_PER_TERM * terms.shape[1] if degree else MIN_STARS)
     for _ in range(_CLIP_ROUNDS + 1):
-        solution = _solve(grams.kept(good), terms[good], prior)
+        solution = _solve(grams.kept(good), terms[good], prior, products)
         if solution is None:
             return None
         chi2, signal = grams.chi2(np.einsum("st,bt->sb", terms, solution))
@@ -191,16 +194,38 @@ def _prior(basis: KernelBasis, terms: int) -> _Float:
     return precision
 
 
-def _solve(grams: StampGrams, terms: _Float, prior: _Float) -> _Float | None:
-    """Return coefficients (basis + 1, terms) of the Kronecker-summed normal equations, None if ill-conditioned."""
-    stars, size = grams.rhs.shape
-    count = terms.shape[1]
-    products = (terms[:, :, None] * terms[:, None, :]).reshape(stars, -1)
-    blocks = grams.gram.reshape(stars, -1).T @ products
-    matrix = blocks.reshape(size, size, count, count).transpose(0, 2, 1, 3).reshape(size * count, -1)
-    matrix[np.diag_indices_from(matrix)] += prior.ravel()
+def _products(basis: KernelBasis) -> _Float:
+    """Return the inner products of the basis kernels, with a zero row and column for the background."""
+    flat = basis.images().reshape(len(basis), -1)
+    return np.pad(flat @ flat.T, ((0, 1), (0, 1)))
+
+
+def _solve(grams: StampGrams, terms: _Float, prior: _Float, products: _Float) -> _Float | None:
+    """Return coefficients (basis + 1, terms) of the Kronecker-summed normal equations, None if ill-conditioned.
+
+    The noise of the convolved image adds to the Gram matrices, which would make the kernel too weak (errors in
+    variables); what it adds on average is known and taken off, as far as the matrix stays positive.
+    """
     rhs = (grams.rhs.T @ terms).ravel()
-    scale = np.sqrt(np.diag(matrix))
+    for share in (1.0, 0.5, 0.0):
+        gram = grams.gram - share * grams.noise[:, None, None] * products
+        solution = _positive_solution(_kronecker(gram, terms) + np.diag(prior.ravel()), rhs)
+        if solution is not None:
+            return solution.reshape(grams.rhs.shape[1], terms.shape[1])
+    return None
+
+
+def _kronecker(gram: _Float, terms: _Float) -> _Float:
+    """Return the sum over stars of gram (x) terms termsᵀ, shape (basis * terms, basis * terms)."""
+    (stars, size), count = gram.shape[:2], terms.shape[1]
+    pairs = (terms[:, :, None] * terms[:, None, :]).reshape(stars, -1)
+    blocks = (gram.reshape(stars, -1).T @ pairs).reshape(size, size, count, count)
+    return np.asarray(blocks.transpose(0, 2, 1, 3).reshape(size * count, size * count))
+
+
+def _positive_solution(matrix: _Float, rhs: _Float) -> _Float | None:
+    """Solve a symmetric system, None where it is not safely positive definite."""
+    scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
     if not np.all(np.isfinite(matrix)) or np.any(scale <= 0.0):
         return None
     scaled = matrix / scale[:, None] / scale[None, :]
@@ -208,7 +233,13 @@ def _solve(grams: StampGrams, terms: _Float, prior: _Float) -> _Float | None:
     eigenvalues = np.linalg.eigvalsh(scaled)
     if eigenvalues[0] <= 0.0 or eigenvalues[-1] / eigenvalues[0] > _MAX_CONDITION:
         return None
-    return np.asarray((np.linalg.solve(scaled, rhs / scale) / scale).reshape(size, count))
+    return np.asarray(np.linalg.solve(scaled, rhs / scale) / scale)
+
+
+def _smoothed(stamps: NDArray[np.floating]) -> _Float:
+    """Return the 5 x 5 means of stamps (m, n, n), complete windows only."""
+    windows = np.lib.stride_tricks.sliding_window_view(stamps.astype(float), (5, 5), axis=(1, 2))
+    return np.asarray(windows.mean(axis=(3, 4)))
 
 
 def _stamps(image: NDArray[np.floating], x: NDArray[np.intp], y: NDArray[np.intp], half: int) -> NDArray[np.floating]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.imaging.exposure import Exposure
+from workers.imaging.photometry import psf_fluxes
 from workers.subtract.detect import local_maxima
 from workers.subtract.masking import blocked_pixels
 from workers.subtract.matched_filter import score_image
@@ -19,13 +20,15 @@ _MIN_SNR = 20.0
 _FAINT_SNR = 8.0
 """Where fewer than `_ENOUGH` stars reach `_MIN_SNR`."""
 _ENOUGH = 12
+_MAX_CHANGE = 1.5
+"""Factor by which a star's flux ratio may differ from the typical one; centres are whole pixels here."""
 
 
 def find_stars(science: Exposure, template: Exposure, half: int) -> tuple[_Index, _Index, _Float]:
     """Return pixel (x, y) and S/N of the stars for the kernel, best first; `half` is the clean square's half width.
 
-    Found on the science image, the shallower of the two, with its PSF; a star that the template lacks is left to the
-    clipping of the fit.
+    Found on the science image, the shallower of the two, with its PSF; transients and strong variables, whose flux in
+    the template is not the one that the scale between the images predicts, are left out.
     """
     excluded = blocked_pixels(science)
     image, variance = (np.where(excluded, np.float32(0.0), p) for p in (science.image, science.variance))
@@ -33,12 +36,28 @@ def find_stars(science: Exposure, template: Exposure, half: int) -> tuple[_Index
     x, y = local_maxima(score, _FAINT_SNR)
     snr = score[y, x].astype(float)
     blocked = excluded | blocked_pixels(template)
+    steady = _is_steady(science, template, x, y)
     for least in (_MIN_SNR, _FAINT_SNR):
-        bright = snr > least
+        bright = steady & (snr > least)
         chosen = np.flatnonzero(bright)[choose_stars(x[bright], y[bright], snr[bright], blocked, half)]
         if len(chosen) >= _ENOUGH:
             break
     return x[chosen], y[chosen], snr[chosen]
+
+
+def _is_steady(science: Exposure, template: Exposure, x: _Index, y: _Index) -> _Bool:
+    """Return which sources have the flux ratio between the images that is typical of all, within a factor."""
+    fluxes = [
+        psf_fluxes(e.image, e.variance, ~blocked_pixels(e), e.need_psf(), x, y)["flux"] for e in (template, science)
+    ]
+    measured = np.isfinite(fluxes[0]) & np.isfinite(fluxes[1]) & (fluxes[1] > 0.0)
+    ratio = np.full(len(x), np.nan)
+    ratio[measured] = fluxes[0][measured] / fluxes[1][measured]
+    present = measured & (ratio > 0.0)
+    if not present.any():
+        return present
+    typical = float(np.median(ratio[present]))
+    return np.asarray(present & (ratio > typical / _MAX_CHANGE) & (ratio < typical * _MAX_CHANGE))
 
 
 def choose_stars(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.imaging.exposure import FloatImage, MaskImage
+from workers.imaging.exposure import FloatImage, MaskImage, frozen_array
 from workers.imaging.tracts import CellId, Tessellation
 
 __all__ = ["CellPlan", "CellRecord", "PlannedInput", "TemplateCell", "content_id"]
@@ -59,7 +59,7 @@ class CellPlan:
         return self.inputs[0].midpointMjdTai, self.inputs[-1].midpointMjdTai
 
     @property
-    def nEpochs(self) -> int:
+    def epoch_count(self) -> int:
         """How many visits."""
         return len({item.visit for item in self.inputs})
 
@@ -86,6 +86,11 @@ class TemplateCell:
     """Of the PSF, arcsec."""
     noiseCorrelation: float
     """Noise power at large scales over the mean pixel variance."""
+
+    def __post_init__(self) -> None:
+        """Make the planes read-only."""
+        for name in ("image", "mask", "variance", "nEpochs", "psf"):
+            object.__setattr__(self, name, frozen_array(np.ascontiguousarray(getattr(self, name))))
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ INPUT_DTYPE = np.dtype(
         ("rejected", "i8"),
     ]
 )
-"""Columns of the INPUTS table: identity, MJD TAI, weight (nJy^-2), digests of the raw file and of the calibrated pixels,
-the share of the cell's pixels to which the input contributed, and how many of its pixels were left out as outliers."""
+"""Columns of INPUTS: identity, MJD TAI, weight (nJy^-2), digests of the raw file and of the calibrated pixels, the share
+of the cell's pixels to which the input contributed, and how many of its pixels were left out as outliers."""
 
 
 def inputs_table(cell: TemplateCell) -> np.ndarray[Any, Any]:
@@ -62,7 +62,7 @@ def _header(cell: TemplateCell) -> fits.Header:
     header["CELLSIZE"] = (plan.grid.cell_size, "[pixel]")
     header["PIXSCALE"] = (card_of(plan.grid.pixel_scale), "[arcsec]")
     header["MINEPOCH"] = (plan.min_epochs, "inputs below which a pixel is NO_DATA")
-    header["NEPOCH"] = (plan.nEpochs, "visits")
+    header["NEPOCH"] = (plan.epoch_count, "visits")
     header["FIRSTMJD"] = (card_of(first), "first mid-exposure, MJD TAI")
     header["LASTMJD"] = (card_of(last), "last mid-exposure, MJD TAI")
     header["DEPTH"] = (card_of(cell.depth), "[nJy] point source at 5 sigma")

@@ -38,12 +38,12 @@ class Stack:
     @property
     def usable(self) -> _Bool:
         """Pixels that may enter the mean, (N, height, width)."""
-        return (self.mask & int(EXCLUDED)) == 0
+        return np.asarray((self.mask & int(EXCLUDED)) == 0)
 
     @property
     def covered(self) -> _Bool:
         """Pixels where an input has a value, masked or not."""
-        return (self.mask & int(MaskPlane.NO_DATA)) == 0
+        return np.asarray((self.mask & int(MaskPlane.NO_DATA)) == 0)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class Coadd:
 def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
     """Return the mean of `stack` over pixels usable and not in `outliers`, with the weights of its epochs.
 
-    variance = sum(w² v) / sum(w)². A pixel that fewer than `min_epochs` inputs cover is NO_DATA, 0 in image and variance.
-    A covered pixel that no input can give (a saturated core) has the mean of the masked values and the OR of their planes.
+    variance = sum(w² v) / sum(w)². A pixel that fewer than `min_epochs` inputs cover is NO_DATA, 0 in image and
+    variance. A covered pixel that no input can give (a saturated core) has the mean of the masked values and the OR of
+    their planes.
     """
     good = stack.usable & ~outliers
     covered = stack.covered.sum(axis=0)

@@ -20,15 +20,13 @@ _HALO = 2
 """Pixels round an outlier that go with it: the reach of the interpolation kernel's main lobes."""
 
 
-def find_outliers(
-    image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArray[np.floating], fwhm: float
-) -> _Bool:
+def find_outliers(image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArray[np.floating], fwhm: float) -> _Bool:
     """Return the outlier pixels of N registered epochs, bool (N, height, width).
 
     `image` (nJy), `variance` (nJy²) and `usable` are (N, height, width); `psfs` (N, n, n) of unit sum; `fwhm` pixels.
     The reference is the median of the epochs (of two: the lower). Seeing differs between epochs, so that a star departs
-    from the reference by up to its peak times the largest difference of the PSFs: a deviation counts only by what
-    it exceeds that much (plus a tenth) of the reference's greatest value within a FWHM. Star cores are so never clipped,
+    from the reference by up to its peak times the largest difference of the PSFs: a deviation counts only by what it
+    exceeds that much (plus a tenth) of the reference's greatest value within a FWHM. So star cores are never clipped,
     and what lies on one is found only when it is brighter than that.
     """
     if len(image) < 2:
@@ -76,12 +74,13 @@ def _local_peak(reference: _Planes, variance: _Planes, fwhm: float) -> _Planes:
 
 def _box_sum(planes: _Planes) -> _Planes:
     """Return the sum over 3x3 pixels of each plane."""
-    out = planes.copy()
-    for axis in (1, 2):
-        padded = np.pad(out, [(1, 1) if k == axis else (0, 0) for k in range(3)])
-        size = planes.shape[axis]
-        out = sum(np.take(padded, range(k, k + size), axis=axis) for k in range(3))
-    return np.asarray(out, np.float32)
+    rows = planes.copy()
+    rows[:, 1:] += planes[:, :-1]
+    rows[:, :-1] += planes[:, 1:]
+    out = rows.copy()
+    out[:, :, 1:] += rows[:, :, :-1]
+    out[:, :, :-1] += rows[:, :, 1:]
+    return out
 
 
 def _grown(significance: _Planes) -> _Bool:

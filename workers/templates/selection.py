@@ -21,9 +21,7 @@ def input_weight(entry: CalexpEntry) -> float:
     return 1.0 / (entry.variance * entry.fwhm**2)
 
 
-def select_inputs(
-    candidates: Iterable[tuple[CalexpEntry, float]], config: TemplatesConfig
-) -> tuple[CalexpEntry, ...]:
+def select_inputs(candidates: Iterable[tuple[CalexpEntry, float]], config: TemplatesConfig) -> tuple[CalexpEntry, ...]:
     """Return the exposures of one cell, by time, visit and detector; none where they are too few.
 
     `candidates` are exposures of one band with the fraction of the cell that each covers. Exposures with a FWHM above

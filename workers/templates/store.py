@@ -83,7 +83,7 @@ def record_of(cell: TemplateCell, data: bytes, path: str) -> CellRecord:
         cellY=plan.cell.cellY,
         firstEpochMjdTai=first,
         lastEpochMjdTai=last,
-        nEpochs=plan.nEpochs,
+        nEpochs=plan.epoch_count,
         depth=cell.depth,
         fwhm=cell.fwhm,
         sha256=hashlib.sha256(data).hexdigest(),

@@ -1,0 +1,96 @@
+"""`skydelta templates`: plan, build and show templates from prior-year data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import click
+
+from schemas.errors import ConfigurationError
+from workers.cli.options import json_option, print_json, print_table, survey_option
+from workers.survey.config import Survey
+from workers.templates.calexps import index_calexps
+from workers.templates.pipeline import build, plan
+from workers.templates.store import Manifest, TemplateStore
+from workers.templates.window import inside_window
+
+__all__ = ["command"]
+
+
+@click.group()
+def command() -> None:
+    """Plan, build and show templates. Only epochs inside the window of survey.toml ever enter one."""
+
+
+@command.command("plan")
+@survey_option
+@json_option
+def plan_templates(survey: Survey, as_json: bool) -> None:
+    """Show which cells would be built from which epochs, without building."""
+    config = survey.config.templates
+    entries = index_calexps(survey.archive / "calexps")
+    plans = plan(entries, config)
+    inside = len(inside_window(entries, config))
+    if as_json:
+        cells = [{"band": p.band, "cell": str(p.cell), "templateId": p.templateId, "epochs": p.nEpochs} for p in plans]
+        print_json({"calexps": len(entries), "insideWindow": inside, "cells": cells})
+        return
+    click.echo(f"{inside} of {len(entries)} calibrated exposures lie in MJD TAI [{config.begin}, {config.end}]")
+    epochs = Counter((p.band, p.nEpochs) for p in plans)
+    print_table(("band", "epochs", "cells"), [(*key, count) for key, count in sorted(epochs.items())])
+
+
+@command.command("build")
+@survey_option
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
+@json_option
+def build_templates(survey: Survey, workers: int, as_json: bool) -> None:
+    """Build a version from archive/calexps and make it current; unchanged cells are kept."""
+
+    def progress(done: int, total: int) -> None:
+        click.echo(f"\r{done}/{total} cells", err=True, nl=done == total)
+
+    store = TemplateStore(survey.templates)
+    config = survey.config.templates
+    manifest = build(survey.archive / "calexps", store, config, workers=workers, progress=progress)
+    _show(manifest, as_json)
+
+
+@command.command("show")
+@survey_option
+@click.option("--version", help="Default: the current one.")
+@json_option
+def show_templates(survey: Survey, version: str | None, as_json: bool) -> None:
+    """Show the cells of a version: epochs, depth, seeing, inputs."""
+    store = TemplateStore(survey.templates)
+    manifest = store.manifest(version)
+    if manifest is None:
+        raise ConfigurationError(f"there is no template in {survey.templates}; run `skydelta templates build`")
+    _show(manifest, as_json, store)
+
+
+def _show(manifest: Manifest, as_json: bool, store: TemplateStore | None = None) -> None:
+    if as_json:
+        print_json({"version": manifest.version, "cells": [_cell(record, store) for record in manifest.cells]})
+        return
+    click.echo(f"version {manifest.version}, window MJD TAI [{manifest.begin}, {manifest.end}]")
+    columns = ("templateId", "band", "tract", "x", "y", "epochs", "first", "last", "depth nJy", "fwhm")
+    rows = [
+        (r.templateId, r.band, r.tract, r.cellX, r.cellY, r.nEpochs)
+        + (f"{r.firstEpochMjdTai:.3f}", f"{r.lastEpochMjdTai:.3f}", float(r.depth), float(r.fwhm))
+        for r in manifest.cells
+    ]
+    print_table(columns, rows)
+
+
+def _cell(record: Any, store: TemplateStore | None) -> dict[str, Any]:
+    cell = dict(vars(record))
+    if store is not None:
+        inputs = store.read(record).plan.inputs
+        cell["inputs"] = [
+            {"visit": i.visit, "detector": i.detector, "midpointMjdTai": i.midpointMjdTai, "weight": i.weight}
+            | {"sha256": i.sha256}
+            for i in inputs
+        ]
+    return cell

@@ -1,0 +1,67 @@
+"""A reference catalogue and a rough WCS from one frame, for a survey that has neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from schemas.errors import ConfigurationError, DataError
+from workers.calibrate.worker import read_file
+from workers.imaging.background import source_free_background
+from workers.imaging.calibrations import CalibrationStore
+from workers.imaging.detection import detect
+from workers.imaging.masks import BLOCKING
+from workers.imaging.photometry import aperture_fluxes, usable_pixels
+from workers.imaging.reference import ReferenceCatalogue
+from workers.isr.pipeline import needed_kinds, remove_signature
+from workers.survey.camera import PointingWcs
+from workers.survey.config import Survey
+
+__all__ = ["catalogue_from_frame", "with_rough_wcs"]
+
+_THRESHOLD = 8.0
+"""Sigma; the catalogue holds only what is certain."""
+
+
+def with_rough_wcs(survey: Survey, scale: float, rotation: float, parity: int) -> Survey:
+    """Return the survey with a nominal WCS, and add its table to camera.toml; raises ConfigurationError if it has one."""
+    if survey.camera.wcs is not None:
+        raise ConfigurationError(
+            f"{survey.config.camera} has a [wcs] table already; edit it there, or leave --scale out"
+        )
+    wcs = PointingWcs(scale=scale, rotation=rotation, parity=1 if parity >= 0 else -1)
+    path = survey.path(survey.config.camera)
+    text = path.read_text(encoding="utf-8")
+    table = f"\n[wcs]\nscale = {wcs.scale}\nrotation = {wcs.rotation}\nparity = {wcs.parity}\n"
+    path.write_text(text.rstrip("\n") + "\n" + table, encoding="utf-8")
+    return survey.model_copy(update={"camera": survey.camera.model_copy(update={"wcs": wcs})})
+
+
+def catalogue_from_frame(path: Path, survey: Survey, zero_point: float) -> ReferenceCatalogue:
+    """Return the stars of one raw frame as a reference catalogue in the frame's band.
+
+    Positions come from the nominal WCS; fluxes are aperture fluxes of 2.5 FWHM with `zero_point`, the AB magnitude of
+    one electron per second. They tie the survey to this frame, not to the sky. Raises DataError for a frame with fewer
+    than ten stars.
+    """
+    raw = read_file(path, survey)
+    calibrations = CalibrationStore(survey.calibrations).select(raw.info, needed_kinds(survey.config.isr.steps))
+    exposure = remove_signature(raw, survey.camera, calibrations, survey.config.isr)
+    usable = usable_pixels(exposure.image, exposure.variance, exposure.mask)
+    background = source_free_background(exposure.image, ~usable, mesh=survey.config.characterize.background_mesh)
+    image = exposure.image - background.level
+    blocked = (exposure.mask & int(BLOCKING)) != 0
+    found = detect(image, background.noise, blocked, threshold=_THRESHOLD).rows
+    found = found[(found["flags"] & 0xF0) == 0]  # not at the edge, not corrupt
+    if len(found) < 10:
+        raise DataError(f"{path}: {len(found)} stars above {_THRESHOLD:g} sigma are too few for a reference catalogue")
+    fwhm = 2.3548 * float(np.median(np.sqrt(found["a"] * found["b"])))
+    total, noise, _ = aperture_fluxes(image, exposure.variance, usable, found["x"], found["y"], 2.5 * fwhm)
+    keep = np.isfinite(total) & (total > 0)
+    ra, dec = exposure.need_wcs().pixel_to_sky(found["x"][keep], found["y"][keep])
+    scale = 10.0 ** (0.4 * (31.4 - zero_point)) / exposure.info.exposureTime
+    band = exposure.info.band
+    flux = {band: total[keep] * scale}
+    error = {band: np.maximum(noise[keep] * scale, 0.01 * flux[band])}
+    return ReferenceCatalogue(ra, dec, flux, error, name=path.name)
