@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from schemas.errors import ConfigurationError
 from stream.bus import Bus
-from stream.runner import RunReport, Worker, run
+from stream.retry import RunReport
+from stream.runner import Worker, run
 from stream.topics import Topics
 from workers.associate.worker import GROUP, AssociateWorker
 from workers.clock import mjd_tai_now

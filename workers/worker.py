@@ -91,7 +91,6 @@ class PixelWorker:
             "visit": item.info.visit,
             "detector": item.info.detector,
             "night": item.info.night,
-            "band": item.info.band,
             "stage": stage,
             "outcome": item.outcome if isinstance(item, SourcesItem) else "ok",
             "metrics": {name: float(value) for name, value in metrics.items()},

@@ -116,10 +116,10 @@ format() { # DIR: lay out its log, once
     die "formatting $1/data failed: see $1/broker.err"
 }
 
-wait_until_ready() { # DIR PORT: the line is logged when every listener answers
+wait_until_ready() { # DIR PORT PID: the line is logged when every listener answers
   local deadline=$((SECONDS + wait_seconds))
   until grep -q 'Kafka Server started' "$1/broker.log" 2>/dev/null && is_open "$2"; do
-    is_running "$1" || die "the broker ended while starting: see $1/broker.log and $1/broker.err"
+    kill -0 "$3" 2>/dev/null || die "the broker ended while starting: see $1/broker.log and $1/broker.err"
     ((SECONDS < deadline)) || die "the broker is not ready after $wait_seconds s: see $1/broker.log"
     sleep 0.2
   done
@@ -146,18 +146,14 @@ start() { # DIR [PORT]
   write_configuration "$dir" "$port" "$controller"
   format "$dir"
   rm -f "$dir/broker.log"
-  # Its own process group, and session where the system has setsid: a Ctrl-C for the caller does not reach it.
-  local apart=(nohup)
-  if command -v setsid >/dev/null; then
-    apart=(setsid)
-  fi
-  set -m
-  "${apart[@]}" java -Xms256m "-Xmx$heap" "-Dlog4j2.configurationFile=$dir/log4j2.properties" -cp "$home/lib/*" \
+  set -m # its own process group: a Ctrl-C for the caller does not reach it
+  nohup java -Xms256m "-Xmx$heap" "-Dlog4j2.configurationFile=$dir/log4j2.properties" -cp "$home/lib/*" \
     kafka.Kafka "$dir/server.properties" </dev/null >>"$dir/broker.err" 2>&1 &
   set +m
-  printf '%s\n' "$!" >"$dir/broker.pid"
+  local pid=$!
+  printf '%s\n' "$pid" >"$dir/broker.pid"
   printf '127.0.0.1:%s\n' "$port" >"$dir/bootstrap"
-  wait_until_ready "$dir" "$port"
+  wait_until_ready "$dir" "$port" "$pid"
   cat "$dir/bootstrap"
 }
 

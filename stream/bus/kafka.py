@@ -11,7 +11,7 @@ from confluent_kafka import Consumer
 
 from stream.bus import Message, Outgoing
 from stream.bus.kafka_cluster import Cluster, GroupProtocol
-from stream.bus.kafka_log import bounds, committed_positions, read_span
+from stream.bus.kafka_log import bounds, read_span, visible_positions
 from stream.bus.kafka_membership import group_settings
 from stream.bus.kafka_session import KafkaSession
 from stream.bus.kafka_topics import ensure_topics
@@ -83,7 +83,7 @@ class KafkaBus:
     def read(self, topic: str) -> Iterator[Message]:
         """Yield every committed message of `topic` that is there at the call, partition by partition."""
         partitions = self._cluster.require([topic])[topic]
-        with self._reader("skydelta.read") as reader:
+        with self._reader() as reader:
             spans = [bounds(self._cluster, reader, (topic, each)) for each in range(partitions)]
             for each, (low, end) in enumerate(spans):
                 yield from read_span(self._cluster, reader, (topic, each), low, end)
@@ -96,8 +96,8 @@ class KafkaBus:
         counts = self._cluster.require(topics)
         places = [(topic, each) for topic, partitions in counts.items() for each in range(partitions)]
         lags = {}
-        with self._reader(group) as reader:
-            for place, committed in committed_positions(self._cluster, reader, places).items():
+        with self._reader() as reader:
+            for place, committed in visible_positions(self._cluster, group, places).items():
                 low, end = bounds(self._cluster, reader, place)
                 start = max(low, committed or 0)
                 lags[place] = end - start
@@ -112,9 +112,9 @@ class KafkaBus:
         self._transactions.close()
 
     @contextmanager
-    def _reader(self, group: str) -> Iterator[Consumer]:
-        """Lend a reader; `group` is the one whose positions it can ask for."""
-        reader = self._cluster.reader(group)
+    def _reader(self) -> Iterator[Consumer]:
+        """Lend a consumer of no group."""
+        reader = self._cluster.reader()
         try:
             yield reader
         finally:

@@ -104,13 +104,10 @@ class Cluster:
         """Return a consumer that may join `group`."""
         return self._consumer(_PRODUCER_ONLY, group, settings)
 
-    def reader(self, group: str) -> Consumer:
-        """Return a consumer that tells the end of each partition and joins no group.
-
-        `group` is the one whose positions it can ask for.
-        """
+    def reader(self) -> Consumer:
+        """Return a consumer that joins no group and tells the end of each partition."""
         settings = {"enable.partition.eof": True, "fetch.wait.max.ms": 20}
-        return self._consumer(_PRODUCER_ONLY | _MEMBER_ONLY, group, settings)
+        return self._consumer(_PRODUCER_ONLY | _MEMBER_ONLY, "skydelta.read", settings)
 
     def _consumer(self, foreign: frozenset[str], group: str, settings: Mapping[str, Any]) -> Consumer:
         """Return a consumer of committed messages that resets no position by itself."""
@@ -215,9 +212,7 @@ class Cluster:
         ):
             self._trouble = error
 
-    def _settings(
-        self, foreign: frozenset[str], tuned: Mapping[str, Any], fixed: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _settings(self, foreign: frozenset[str], tuned: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return a client's settings: `tuned` may be overridden by the user's properties, `fixed` not."""
         chosen = {name: value for name, value in self._properties.items() if name not in foreign}
         return {

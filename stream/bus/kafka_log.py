@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from schemas.errors import PositionLostError
 from stream.bus import Message
 from stream.bus.kafka_cluster import Cluster
 
-__all__ = ["Place", "bounds", "committed_positions", "lost", "message_of", "read_span", "start_positions"]
+__all__ = ["Place", "bounds", "lost", "message_of", "read_span", "start_positions", "visible_positions"]
 
 Place = tuple[str, int]
 """Topic and partition."""
@@ -45,29 +45,47 @@ def bounds(cluster: Cluster, consumer: Consumer, place: Place) -> tuple[int, int
     return low, end
 
 
-def committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[Place]) -> dict[Place, int | None]:
-    """Return the group's position at each of `places`, None where it has none; raises UnreachableError."""
+def _committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[Place]) -> dict[Place, int | None]:
+    """Return the position of the group of `consumer` at each of `places`, None where it has none.
+
+    Waits for the end of transactions in flight, a dead member's too. Raises UnreachableError.
+    """
     asked = [TopicPartition(*place) for place in places]
     try:
         answered = consumer.committed(asked, timeout=cluster.patience) if asked else []
-        for each in answered:
-            if each.error is not None:
-                raise KafkaException(each.error)
+        return _positions(answered)
     except KafkaException as exception:
-        raise cluster.failure("asking for the group's positions", exception) from exception
-    return {(each.topic, each.partition): each.offset if each.offset >= 0 else None for each in answered}
+        doing = "asking for the group's positions (which wait for the transaction of a dead member to time out)"
+        raise cluster.failure(doing, exception) from exception
 
 
-def start_positions(
-    cluster: Cluster, consumer: Consumer, group: str, places: Iterable[Place]
-) -> dict[Place, int]:
+def visible_positions(cluster: Cluster, group: str, places: Iterable[Place]) -> dict[Place, int | None]:
+    """Return where `group` stands at each of `places`, None where nowhere,, without waiting for transactions in flight; raises UnreachableError."""
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
+    answers = cluster.admin().list_consumer_group_offsets([asked], request_timeout=cluster.patience)
+    try:
+        return _positions(answers[group].result().topic_partitions)
+    except KafkaException as exception:
+        raise cluster.failure(f"asking for the positions of group {group!r}", exception) from exception
+
+
+def _positions(answered: Iterable[TopicPartition]) -> dict[Place, int | None]:
+    positions = {}
+    for each in answered:
+        if each.error is not None:
+            raise KafkaException(each.error)
+        positions[each.topic, each.partition] = each.offset if each.offset >= 0 else None
+    return positions
+
+
+def start_positions(cluster: Cluster, consumer: Consumer, group: str, places: Iterable[Place]) -> dict[Place, int]:
     """Return where `group` goes on at each of `places`.
 
     That is its committed position, or 0 where it has none. Raises PositionLostError where messages from there on
     are gone: no position is ever reset in silence. Raises UnreachableError.
     """
     starts = {}
-    for place, committed in committed_positions(cluster, consumer, places).items():
+    for place, committed in _committed_positions(cluster, consumer, places).items():
         low, end = bounds(cluster, consumer, place)
         starts[place] = start = committed or 0
         if not low <= start <= end:
@@ -75,9 +93,7 @@ def start_positions(
     return starts
 
 
-def lost(
-    cluster: Cluster, group: str, place: Place, committed: int | None, kept: tuple[int, int]
-) -> PositionLostError:
+def lost(cluster: Cluster, group: str, place: Place, committed: int | None, kept: tuple[int, int]) -> PositionLostError:
     """Return the error of a group whose next message is not kept any more."""
     where = "has no position" if committed is None else f"stands at offset {committed}"
     return PositionLostError(

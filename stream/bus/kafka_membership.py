@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from schemas.errors import DeliveryError, FencedError, SkydeltaError
 from stream.bus import Message
-from stream.bus.kafka_cluster import MAX_POLL_SECONDS, Cluster, GroupProtocol
+from stream.bus.kafka_cluster import MAX_POLL_SECONDS, Cluster, GroupProtocol, error_of
 from stream.bus.kafka_log import Place, start_positions
 
 __all__ = ["Membership", "group_settings"]
@@ -16,9 +16,7 @@ __all__ = ["Membership", "group_settings"]
 _METADATA_MAGIC = b"CGMDv2:"  # how librdkafka begins a serialised group metadata; the generation follows
 
 
-def group_settings(
-    session_timeout: float, protocol: GroupProtocol, properties: Mapping[str, str]
-) -> dict[str, object]:
+def group_settings(session_timeout: float, protocol: GroupProtocol, properties: Mapping[str, str]) -> dict[str, object]:
     """Return the consumer settings of a group member; `session_timeout` in seconds.
 
     'classic' rebalances cooperatively (KIP-429); 'consumer' is KIP-848, whose session timeout the broker sets.
@@ -84,7 +82,7 @@ class Membership:
         starts = start_positions(self._cluster, consumer, self._group, self._next)
         for place, at in starts.items():
             try:
-                consumer.seek(TopicPartition(*place, at))
+                _move(consumer, TopicPartition(*place, at))
             except KafkaException as exception:
                 raise self._cluster.failure(f"going back in {place[0]}[{place[1]}]", exception) from exception
         self._next, self._polled = starts, {}
@@ -141,6 +139,18 @@ class Membership:
             "committed, and the owner of now does the work again. If it happens often, call keep_alive during long "
             "work or raise max.poll.interval.ms in bus.properties"
         )
+
+
+def _move(consumer: Consumer, target: TopicPartition) -> None:
+    """Let `consumer` read a partition it owns from the offset of `target`."""
+    try:
+        consumer.seek(target)
+    except KafkaException as exception:
+        if error_of(exception).code() != KafkaError._STATE:
+            raise
+        # It was never started, because its position was out of reach when it was assigned.
+        consumer.incremental_unassign([target])
+        consumer.incremental_assign([target])
 
 
 def _generation(metadata: object) -> int:

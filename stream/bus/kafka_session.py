@@ -34,9 +34,7 @@ class KafkaSession:
     its commit is refused.
     """
 
-    def __init__(
-        self, cluster: Cluster, group: str, topics: Sequence[str], settings: Mapping[str, object]
-    ) -> None:
+    def __init__(self, cluster: Cluster, group: str, topics: Sequence[str], settings: Mapping[str, object]) -> None:
         cluster.require(topics)
         self._cluster, self._group = cluster, group
         self._max_poll = float(str(settings["max.poll.interval.ms"])) / 1000
@@ -73,9 +71,7 @@ class KafkaSession:
             return
         try:
             positions = self._membership.positions_after(consumed)
-            self._transactions.run(
-                outgoing, positions, lambda: self._membership.proof(self._consumer, positions)
-            )
+            self._transactions.run(outgoing, positions, lambda: self._membership.proof(self._consumer, positions))
         except DataError:  # nothing was sent: `consumed` may be committed with other outputs
             raise
         except SkydeltaError:

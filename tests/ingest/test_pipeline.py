@@ -109,7 +109,9 @@ def test_sky_tile_contains_its_own_neighbourhood(ra: float, dec: float) -> None:
     separation = np.arccos(
         np.clip(
             np.sin(lat.to_value(units.rad)) * np.sin(np.radians(dec))
-            + np.cos(lat.to_value(units.rad)) * np.cos(np.radians(dec)) * np.cos(lon.to_value(units.rad) - np.radians(ra)),
+            + np.cos(lat.to_value(units.rad))
+            * np.cos(np.radians(dec))
+            * np.cos(lon.to_value(units.rad) - np.radians(ra)),
             -1,
             1,
         )

@@ -124,7 +124,9 @@ def test_gain_comes_from_the_header_or_is_an_error(instrument, make_tree) -> Non
     tree["header"]["gain"] = {"key": "EGAIN"}
     for cards, match in (({}, "has no EGAIN"), ({"EGAIN": "x"}, "EGAIN = 'x'"), ({"EGAIN": -1.0}, "EGAIN = -1")):
         with pytest.raises(DataError, match=match):
-            remove_signature(replace(raw, header={**raw.header, **cards}), camera_from_dict(tree), CalibrationSet(), BARE)
+            remove_signature(
+                replace(raw, header={**raw.header, **cards}), camera_from_dict(tree), CalibrationSet(), BARE
+            )
     twice = replace(raw, header={**raw.header, "EGAIN": 3.0})
     exposure = remove_signature(twice, camera_from_dict(tree), CalibrationSet(), BARE)
     exact = remove_signature(raw, instrument.camera, CalibrationSet(), BARE)

@@ -72,7 +72,7 @@ class AssociateWorker:
             raise SchemaError(f"a message of family {decoded.family!r} has no place on {message.topic}")
         info, tile = info_of(decoded.record), int(decoded.record["tile"])
         if decoded.family == "visit":
-            announcement = Announcement(info.visit, info.detector, tile, info.midpointMjdTai, info.sha256)
+            announcement = Announcement(info.visit, info.detector, tile, info.midpointMjdTai, info.sha256, info.night)
             if self.database.announce(announcement) == "conflict":
                 raise ConflictError(
                     f"visit {info.label} ({info.fileName}) was announced before with other bytes; the first stands. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,22 +55,26 @@ def frame_noise(first: NDArray[np.floating], second: NDArray[np.floating]) -> fl
     return 1.4826 * mad / math.sqrt(2.0) or step / math.sqrt(12.0)
 
 
-def combine(stack: NDArray[np.float32], *, noise: float, sigma: float | None = None) -> Combined:
+def combine(stack: NDArray[np.float32], *, noise: float, sigma: float | None = None, threads: int = 2) -> Combined:
     """Return mean, variance of the mean and count of a float32 stack (frames, height, width); NaN values are left out.
 
     Values farther than `sigma` (default `clip_sigma`) times max(1.4826 MAD, `noise`) from the median are dropped, and
     again until none is, 5 times at most. The floor `noise` (of one value, in the stack's unit) keeps whole-count data
-    with MAD 0. Works tile by tile: a memory-mapped stack is never in memory whole.
+    with MAD 0. Works tile by tile, on `threads` at once: a memory-mapped stack is never in memory whole.
     """
     frames, height, width = stack.shape
     limit = clip_sigma(frames) if sigma is None else sigma
     mean = np.empty((height, width), np.float32)
     variance, count = np.empty_like(mean), np.empty((height, width), np.int32)
     rows = max(_TILE_SAMPLES // (frames * width), 1)
-    for start in range(0, height, rows):
+
+    def one_tile(start: int) -> None:
         tile = slice(start, min(start + rows, height))
         values = np.ascontiguousarray(stack[:, tile], np.float32)
         _combine_tile(values, limit, noise, _ROUNDS, mean[tile], variance[tile], count[tile])
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one_tile, range(0, height, rows)))
     return Combined(mean, variance, count)
 
 

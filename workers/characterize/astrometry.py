@@ -38,12 +38,16 @@ class Astrometry:
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """The reference stars near the detector."""
+class _Sight:
+    """Everything that is fixed while the match improves."""
 
+    start: SkyWcs
+    sources: NDArray[Any]
+    reference: ReferenceCatalogue
     rows: _Index
-    pixels: _Float
-    flux: _Float
+    """Reference stars that may fall on the detector."""
+    shape: tuple[int, int]
+    min_matches: int
 
 
 def solve_astrometry(
@@ -61,14 +65,16 @@ def solve_astrometry(
     """
     scale = start.pixel_scale(0.5 * shape[1], 0.5 * shape[0])
     search = config.search_radius_arcsec / scale
-    near = _predict(start, reference, band, shape, search, scale)
+    flux = reference.in_band(band)[0]
+    rows, predicted = _predict(start, reference, flux, shape, search, scale)
+    sight = _Sight(start, sources, reference, rows, shape, config.min_matches)
     places = np.stack([sources["x"], sources["y"]], axis=1)
     try:
         match = match_stars(
             places,
             sources["flux"],
-            near.pixels,
-            near.flux,
+            predicted,
+            flux[rows],
             search_radius=search,
             match_radius=config.match_radius_arcsec / scale,
         )
@@ -77,57 +83,42 @@ def solve_astrometry(
             f"astrometry failed: {error}. Either the header's WCS is off by more than search_radius_arcsec = "
             f"{config.search_radius_arcsec:g} (survey.toml), or the reference catalogue is not of this field"
         ) from error
-    measured = np.isfinite(sources["xErr"])
-    fit, source, row = _fit(start, sources, measured, reference, near, match.source, match.reference, shape, config)
-    radius = max(1.0, 5.0 * fit.rms)
+    fit, source, row = _fit(sight, match.source, match.reference)
     for _ in range(2):  # the refined WCS finds the stars that the affine map missed, in corners for example
-        again = np.stack(fit.wcs.sky_to_pixel(reference.ra[near.rows], reference.dec[near.rows]), axis=1)
-        again = np.where(np.isfinite(again), again, -1e6)
-        pairs = mutual_pairs(places, again, radius)
-        fit, source, row = _fit(start, sources, measured, reference, near, *pairs, shape, config)
-        radius = max(1.0, 5.0 * fit.rms)
+        again = np.stack(fit.wcs.sky_to_pixel(reference.ra[rows], reference.dec[rows]), axis=1)
+        pairs = mutual_pairs(places, np.where(np.isfinite(again), again, -1e6), max(1.0, 5.0 * fit.rms))
+        fit, source, row = _fit(sight, *pairs)
     rms = _bright_rms(fit.wcs, sources[source], reference.ra[row], reference.dec[row])
     return Astrometry(fit.wcs, source, row, rms * scale)
 
 
 def _predict(
-    start: SkyWcs, reference: ReferenceCatalogue, band: str, shape: tuple[int, int], search: float, scale: float
-) -> _Predicted:
-    """Return the reference stars that may fall on the detector, with the pixels where the header puts them."""
+    start: SkyWcs, reference: ReferenceCatalogue, flux: _Float, shape: tuple[int, int], search: float, scale: float
+) -> tuple[_Index, _Float]:
+    """Return the rows of the reference stars that may fall on the detector, and the pixels (n, 2) the header gives."""
     height, width = shape
     ra, dec = (float(value) for value in start.pixel_to_sky(0.5 * width, 0.5 * height))
     radius = (0.55 * np.hypot(height, width) + 1.5 * search) * scale / 3600.0
-    flux = reference.in_band(band)[0]
     rows = reference.rows_within(ra, dec, radius)
     rows = rows[np.isfinite(flux[rows]) & (flux[rows] > 0.0)]
     x, y = start.sky_to_pixel(reference.ra[rows], reference.dec[rows])
     inside = (x > -search) & (x < width + search) & (y > -search) & (y < height + search)
     if not inside.any():
         raise DataError(
-            f"astrometry failed: the reference catalogue {reference.name} has no star with flux_{band} within "
+            f"astrometry failed: the reference catalogue {reference.name} has no star with a flux in this band within "
             f"{radius:.3f} degrees of ra {ra:.4f}, dec {dec:.4f}, where the header puts this exposure"
         )
-    return _Predicted(rows[inside], np.stack([x, y], axis=1)[inside], flux[rows[inside]])
+    return rows[inside], np.stack([x, y], axis=1)[inside]
 
 
-def _fit(
-    start: SkyWcs,
-    sources: NDArray[Any],
-    measured: NDArray[np.bool_],
-    reference: ReferenceCatalogue,
-    near: _Predicted,
-    source: _Index,
-    pair: _Index,
-    shape: tuple[int, int],
-    config: CharacterizeConfig,
-) -> tuple[WcsFit, _Index, _Index]:
-    """Fit the WCS to the pairs whose source has a centroid; return it with the rows kept."""
-    good = measured[source]
-    source, row = source[good], near.rows[pair[good]]
-    chosen = sources[source]
+def _fit(sight: _Sight, source: _Index, pair: _Index) -> tuple[WcsFit, _Index, _Index]:
+    """Fit the WCS to the pairs whose source has a centroid; return it with the source and reference rows kept."""
+    good = np.isfinite(sight.sources["xErr"])[source]
+    source, row = source[good], sight.rows[pair[good]]
+    chosen = sight.sources[source]
     error = np.sqrt(0.5 * (np.square(chosen["xErr"]) + np.square(chosen["yErr"])))
-    ra, dec = reference.ra[row], reference.dec[row]
-    fit = fit_wcs(start, chosen["x"], chosen["y"], error, ra, dec, shape, min_stars=config.min_matches)
+    ra, dec = sight.reference.ra[row], sight.reference.dec[row]
+    fit = fit_wcs(sight.start, chosen["x"], chosen["y"], error, ra, dec, sight.shape, min_stars=sight.min_matches)
     return fit, source[fit.kept], row[fit.kept]
 
 

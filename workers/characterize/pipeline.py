@@ -22,7 +22,7 @@ from workers.imaging.psf import PsfModel
 from workers.imaging.reference import ReferenceCatalogue
 from workers.survey.config import CharacterizeConfig
 
-__all__ = ["SOURCE_DTYPE", "characterize"]
+__all__ = ["SOURCE_DTYPE", "Frame", "Sky", "characterize", "measure_frame"]
 
 _Bool = NDArray[np.bool_]
 
@@ -34,16 +34,39 @@ SOURCE_DTYPE = np.dtype(
 THRESHOLD = 5.0
 """Sigma, of the detections that are measured."""
 LIMIT_SIGMA = 5.0
+SPIKE = 2.0
+"""A pixel that exceeds the fitted star's by this factor, and by the threshold, is not a star's."""
 
 
 @dataclass(frozen=True)
-class _Sky:
-    """The exposure less its background."""
+class Sky:
+    """The exposure less its background, and what was detected on it."""
 
     image: NDArray[np.float32]
+    """(height, width), electrons."""
     background: Background
     usable: _Bool
     detections: Detections
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What one exposure shows by itself, without a reference catalogue."""
+
+    sky: Sky
+    psf: PsfFit
+    sources: NDArray[Any]
+    """Rows of `SOURCE_DTYPE`; spikes (hot pixels, cosmic rays) are left out."""
+
+
+def measure_frame(exposure: Exposure, config: CharacterizeConfig) -> Frame:
+    """Measure background, PSF and stars of an exposure in electrons; no WCS is needed.
+
+    Raises DataError where there is no sky or no star.
+    """
+    sky = _subtract_sky(exposure, config)
+    psf = _measure_psf(exposure, sky, config)
+    return Frame(sky, psf, _measure_sources(exposure, sky, psf.model))
 
 
 def characterize(exposure: Exposure, reference: ReferenceCatalogue, config: CharacterizeConfig) -> Exposure:
@@ -63,17 +86,15 @@ def characterize(exposure: Exposure, reference: ReferenceCatalogue, config: Char
     header_wcs = exposure.need_wcs()
     reference.in_band(exposure.info.band)
     try:
-        sky = _subtract_sky(exposure, config)
-        psf = _measure_psf(exposure, sky, config)
-        sources = _measure_sources(exposure, sky, psf.model)
-        sight = solve_astrometry(header_wcs, sources, reference, exposure.info.band, exposure.shape, config)
-        zero = _zero_point(sources, reference, exposure.info.band, sight, config)
+        frame = measure_frame(exposure, config)
+        sight = solve_astrometry(header_wcs, frame.sources, reference, exposure.info.band, exposure.shape, config)
+        zero = _zero_point(frame.sources, reference, exposure.info.band, sight, config)
     except DataError as error:
         raise DataError(f"exposure {exposure.info.label} ({exposure.info.fileName}): {error}") from error
-    return _calibrated(exposure, sky, psf, sight, zero, reference)
+    return _calibrated(exposure, frame, sight, zero, reference)
 
 
-def _subtract_sky(exposure: Exposure, config: CharacterizeConfig) -> _Sky:
+def _subtract_sky(exposure: Exposure, config: CharacterizeConfig) -> Sky:
     """Subtract the background and detect what stands above it; saturated cores count as detections."""
     usable = usable_pixels(exposure.image, exposure.variance, exposure.mask)
     blocked = ~usable_pixels(exposure.image, exposure.variance, exposure.mask, BLOCKING & ~MaskPlane.SATURATED)
@@ -85,10 +106,10 @@ def _subtract_sky(exposure: Exposure, config: CharacterizeConfig) -> _Sky:
             f"no source above {THRESHOLD:g} sigma (background {background.median:.1f}, "
             f"noise {background.medianNoise:.1f} electrons): shutter closed, clouds, or a wrong gain"
         )
-    return _Sky(image, background, usable, found)
+    return Sky(image, background, usable, found)
 
 
-def _measure_psf(exposure: Exposure, sky: _Sky, config: CharacterizeConfig) -> PsfFit:
+def _measure_psf(exposure: Exposure, sky: Sky, config: CharacterizeConfig) -> PsfFit:
     """Choose stars and fit the PSF to them."""
     trusted = sky.usable & ((exposure.mask & int(MaskPlane.SUSPECT)) == 0)
     rows = sky.detections.rows
@@ -107,8 +128,8 @@ def _measure_psf(exposure: Exposure, sky: _Sky, config: CharacterizeConfig) -> P
     )
 
 
-def _measure_sources(exposure: Exposure, sky: _Sky, psf: PsfModel) -> NDArray[Any]:
-    """Return rows of `SOURCE_DTYPE`, one per detection; where no PSF fits, position and flux are the detection's."""
+def _measure_sources(exposure: Exposure, sky: Sky, psf: PsfModel) -> NDArray[Any]:
+    """Return rows of `SOURCE_DTYPE`, one per detection that is no spike; where no PSF fits, as it was detected."""
     found = sky.detections.rows
     places = psf_centroids(sky.image, exposure.variance, sky.usable, psf, found["x"], found["y"])
     fluxes = psf_fluxes(sky.image, exposure.variance, sky.usable, psf, places["x"], places["y"])
@@ -123,7 +144,15 @@ def _measure_sources(exposure: Exposure, sky: _Sky, psf: PsfModel) -> NDArray[An
     rows["fluxErr"] = np.where(fitted, fluxes["fluxErr"], np.nan)
     rows["snr"] = np.where(fitted, fluxes["flux"] / fluxes["fluxErr"], 0.0)
     rows["clean"] = fitted & (flags == 0) & (found["flags"] == 0)
-    return rows
+    return np.asarray(rows[~(fitted & _spikes(sky, psf, rows))])
+
+
+def _spikes(sky: Sky, psf: PsfModel, rows: NDArray[Any]) -> _Bool:
+    """Tell which sources are narrower than the PSF: hot pixels and cosmic rays that no mask knows."""
+    found = sky.detections.rows
+    middle = psf.stamps(found["x"], found["y"])[:, psf.size // 2, psf.size // 2]
+    noise = sky.background.medianNoise
+    return np.asarray(found["peak"] > SPIKE * rows["flux"] * middle + THRESHOLD * noise, bool)
 
 
 def _zero_point(
@@ -146,13 +175,13 @@ def _zero_point(
 
 def _calibrated(
     exposure: Exposure,
-    sky: _Sky,
-    psf: PsfFit,
+    frame: Frame,
     sight: Astrometry,
     zero: ZeroPoint,
     reference: ReferenceCatalogue,
 ) -> Exposure:
     """Put the pieces together."""
+    sky, psf = frame.sky, frame.psf
     height, width = exposure.shape
     scale = np.float32(zero.nJyPerElectron)
     middle = 0.5 * (width - 1), 0.5 * (height - 1)

@@ -2,8 +2,9 @@
 
 The model starts as a Gaussian. In each round the stars are fitted with it (position and flux); what is left, in units
 of the star's flux, is shifted back to the PSF's centre and its polynomial is added to the model. Because only
-residuals are interpolated, the model converges to the one that reproduces the stars as sampled (the effective PSF of Anderson & King
-2000, PASP 112, 1360), and masked or clipped pixels, whose residual is set to zero, simply keep the model's value.
+residuals are interpolated, the model converges to the one that reproduces the stars as sampled (the effective PSF of
+Anderson & King 2000, PASP 112, 1360), and masked or clipped pixels, whose residual is set to zero, simply keep the
+model's value.
 
 Noise in single pixels adds up in the normalisation, and so in fluxes. Therefore the change of the PSF over the detector
 is taken in few shapes (size, ellipticity, coma …), each as far as it is significant, and in single pixels only where

@@ -10,7 +10,7 @@ import click
 
 from schemas.errors import DataError
 from stream import codec
-from stream.runner import stop_on_signals
+from stream.shutdown import stop_on_signals
 from workers.cli.options import json_option, print_json, print_table, survey_option
 from workers.connect import open_bus, open_topics
 from workers.records import records

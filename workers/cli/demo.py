@@ -51,7 +51,7 @@ def command(
     say("write the report")
     files = {
         "survey": str(folder),
-        "alerts": f"skydelta alerts tail -s {folder}",
+        "to read them": f"skydelta alerts tail -s {folder}",
         "database": str(run.survey.path(run.survey.config.database.path)),
     }
     report = make_report(run.survey, run.night, extra=files)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from schemas.errors import DataError
-from stream.runner import stop_on_signals
+from stream.shutdown import stop_on_signals
 from workers.cli.options import json_option, print_json, survey_option
 from workers.ingest.open import open_ingest
 from workers.ingest.worker import Ingest, Ingested

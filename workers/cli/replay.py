@@ -7,7 +7,7 @@ import threading
 
 import click
 
-from stream.runner import stop_on_signals
+from stream.shutdown import stop_on_signals
 from stream.telemetry import configure
 from workers.cli.options import json_option, print_json, survey_option
 from workers.connect import open_bus, open_topics

@@ -26,8 +26,8 @@ def make_report(survey: Survey, night: int, prefix: str = "", extra: dict[str, s
     topics = open_topics(survey, bus, prefix)
     packets = [packet for packet in records(bus, topics.name("alerts")) if packet["night"] == night]
     quality = [record for record in records(bus, topics.name("quality")) if record["night"] == night]
-    visits = {(record["visit"], record["detector"]) for record in quality}
-    announced = [one for one in open_database(survey, prefix).announcements() if (one.visit, one.detector) in visits]
+    announced = open_database(survey, prefix).announcements(night)
+    visits = {(one.visit, one.detector) for one in announced}
     if not announced:
         raise DataError(f"nothing is known of night {night}; `skydelta status` shows the last visit")
     dead = sum(1 for _ in bus.read(topics.name("dead")))

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from stream.runner import stop_on_signals
+from stream.shutdown import stop_on_signals
 from stream.telemetry import configure
 from workers.cli.options import survey_option
 from workers.night import Role, parse_stages, run_role, supervise

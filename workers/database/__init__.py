@@ -78,6 +78,8 @@ class Announcement:
     tile: int
     midpointMjdTai: float
     sha256: str
+    night: int = 0
+    """YYYYMMDD."""
     outcome: str = "open"
     """``open``, then ``alerts``, ``no_alerts``, ``no_template`` or ``failed``."""
     alerts: int = 0
@@ -107,8 +109,8 @@ class DiaDatabase(Protocol):
     def close_visit(self, visit: int, detector: int, outcome: str, alerts: int) -> None:
         """Write how a visit and detector ended and drop its kept message."""
 
-    def announcements(self, night: tuple[float, float] | None = None) -> list[Announcement]:
-        """Return the announcements, in order, whose midpoint lies in [begin, end) of `night` (MJD TAI), or all."""
+    def announcements(self, night: int | None = None) -> list[Announcement]:
+        """Return the announcements of a night (YYYYMMDD), or all, in order."""
 
     def announced(self, visit: int, detector: int) -> Announcement | None:
         """Return the announcement of a visit and detector, if there is one."""

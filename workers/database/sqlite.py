@@ -28,7 +28,7 @@ from workers.database.layout import (
 __all__ = ["SqliteDatabase"]
 
 _OBJECT_COLUMNS = ", ".join(OBJECT_DTYPE.names or ())
-_ANNOUNCEMENT = "SELECT visit, detector, tile, mjd, sha256, outcome, alerts FROM announcements"
+_ANNOUNCEMENT = "SELECT visit, detector, tile, mjd, sha256, night, outcome, alerts FROM announcements"
 _KEEP_OUTPUTS = 1000
 """Offsets for which outputs stay remembered: far more than one bus transaction holds."""
 
@@ -87,8 +87,9 @@ class _Line:
             return "same" if known.sha256 == announcement.sha256 else "conflict"
         values = (announcement.visit, announcement.detector, announcement.tile, announcement.midpointMjdTai)
         self.connection.execute(
-            "INSERT INTO announcements(visit, detector, tile, mjd, sha256, outcome, alerts) VALUES(?,?,?,?,?,'open',0)",
-            (*values, announcement.sha256),
+            "INSERT INTO announcements(visit, detector, tile, mjd, sha256, night, outcome, alerts) "
+            "VALUES(?,?,?,?,?,?,'open',0)",
+            (*values, announcement.sha256, announcement.night),
         )
         return "new"
 
@@ -102,7 +103,7 @@ class _Line:
 
     def next_ready(self, tile: int) -> tuple[Announcement, bytes] | None:
         rows = self.connection.execute(
-            "SELECT visit, detector, tile, mjd, sha256, outcome, alerts, message FROM announcements "
+            "SELECT visit, detector, tile, mjd, sha256, night, outcome, alerts, message FROM announcements "
             "WHERE tile = ? AND outcome = 'open' ORDER BY rank LIMIT 1",
             (tile,),
         )
@@ -116,10 +117,9 @@ class _Line:
             (outcome, alerts, visit, detector),
         )
 
-    def announcements(self, night: tuple[float, float] | None = None) -> list[Announcement]:
-        begin, end = night if night is not None else (-np.inf, np.inf)
-        rows = self.connection.execute(f"{_ANNOUNCEMENT} WHERE mjd >= ? AND mjd < ? ORDER BY rank", (begin, end))
-        return [Announcement(*row) for row in rows]
+    def announcements(self, night: int | None = None) -> list[Announcement]:
+        where, values = ("", ()) if night is None else (" WHERE night = ?", (night,))
+        return [Announcement(*row) for row in self.connection.execute(f"{_ANNOUNCEMENT}{where} ORDER BY rank", values)]
 
     def announced(self, visit: int, detector: int) -> Announcement | None:
         rows = self.connection.execute(f"{_ANNOUNCEMENT} WHERE visit = ? AND detector = ?", (visit, detector))

@@ -64,8 +64,8 @@ def source_free_background(
     """Return the background measured a second time with the sources of the first pass masked.
 
     `threshold` in sigma per smoothed pixel, `grow` the pixels added round each source. The level is shifted so that
-    what is left of the sky has mean zero: the mode of Poisson noise lies below its mean (by 0.8 counts, whatever the sky),
-    and fluxes are sums. Raises DataError as `mesh_background`.
+    what is left of the sky has mean zero: the mode of Poisson noise lies below its mean (by 0.8 counts, whatever the
+    sky), and fluxes are sums. Raises DataError as `mesh_background`.
     """
     first = mesh_background(image, blocked, mesh=mesh)
     found = detect(image - first.level, first.noise, blocked, threshold=threshold)

@@ -2,7 +2,7 @@
 
 A plan covers the places and kinds in which a difference-image search must work: blank sky, the light of galaxies, stars
 that change, short trails; both signs. What fades was in the template, so such a source is injected there. Training on
-fakes in random places alone fails near galaxies (Bertin et al. 2021; DMTN-337 for variables and negative sources).
+fakes in random places alone fails near galaxies (arXiv:2510.17053), on variables and on fading sources (DMTN-337).
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def _with_fluxes(
     area = np.maximum(science.need_psf().noise_area(x, y), template.need_psf().noise_area(x, y))
     fwhm = science.need_psf().fwhm(science.shape[1] / 2, science.shape[0] / 2)
     sigma = np.sqrt(variance * area * (1.0 + plan["trailLength"] / fwhm))
-    plan["snr"] = np.exp(rng.uniform(*np.log(snr_range), len(plan)))
+    plan["snr"] = np.exp(rng.uniform(np.log(snr_range[0]), np.log(snr_range[1]), len(plan)))
     star, trail = plan["stratum"] == "star", plan["stratum"] == "trail"
     fades = rng.random(len(plan)) < np.where(star, 0.5, np.where(trail, 0.0, _NEGATIVE))
     plan["flux"] = np.where(fades, -1.0, 1.0) * plan["snr"] * sigma

@@ -40,7 +40,7 @@ def cut_boxes(
     y: _Float,
     size: int,
 ) -> PixelBoxes:
-    """Cut `size` x `size` pixels (odd) round pixel (round(x), round(y)), positions (m,), from planes (height, width)."""
+    """Cut `size` x `size` pixels (odd) round pixel (round(x), round(y)), positions (m,), from (height, width)."""
     half, (height, width) = size // 2, image.shape
     finite = np.isfinite(x) & np.isfinite(y)
     column = np.clip(np.round(np.where(finite, x, -_FAR)), -_FAR, _FAR).astype(np.int64)

@@ -33,6 +33,10 @@ SIP_TOLERANCE = 0.003
 """Pixels: how closely the TAN-SIP must follow the composed map; the SIP's order grows until it does."""
 FLOOR = 0.005
 """Pixels: error added in quadrature to each centroid's, so that no single bright star decides."""
+CLIP = 4.0
+"""Sigma of the distance beyond which a star leaves the fit."""
+GAUSSIAN_MEDIAN = 2.0 * np.log(2.0)
+"""Median of the squared distance of two Gaussian coordinates of unit sigma."""
 MAX_RMS = 0.5
 """Pixels per coordinate: a fit worse than this is refused."""
 
@@ -68,15 +72,21 @@ def fit_wcs(
     """
     predicted = np.stack(start.sky_to_pixel(ra, dec), axis=1)
     measured = np.stack([x, y], axis=1)
-    weights = 1.0 / (np.square(error) + FLOOR**2)
+    variance = np.square(error) + FLOOR**2
+    weights = 1.0 / variance
     kept = np.isfinite(predicted).all(axis=1) & np.isfinite(measured).all(axis=1) & np.isfinite(weights)
+    predicted = np.where(kept[:, None], predicted, 0.0)
     order, solution, residual = 1, np.zeros((3, 2)), np.zeros_like(measured)
-    for _ in range(6):
+    for turn in range(8):
         _need(int(np.count_nonzero(kept)), min_stars, len(x))
         order, solution = _best_order(measured, predicted, weights, kept, shape)
         residual = predicted - measured - _terms(measured, order, shape) @ solution
-        keep = kept & (_scaled(residual, weights, kept) < 4.0)
-        if np.array_equal(keep, kept):
+        # scatter that the errors don't explain (blends, distortion) counts for every star, else the brightest decide
+        square = np.square(residual).sum(axis=1)
+        excess = max(0.0, float(np.median(square[kept]) / GAUSSIAN_MEDIAN - np.median(variance[kept])))
+        weights = 1.0 / (variance + excess)
+        keep = kept & (square * weights < CLIP**2)
+        if np.array_equal(keep, kept) and turn > 1:
             break
         kept = keep
     _need(int(np.count_nonzero(kept)), min_stars, len(x))
@@ -121,13 +131,6 @@ def _best_order(
         if score < (1.0 - GAIN / len(target)) * best:
             best, chosen = score, (order, solution)
     return chosen
-
-
-def _scaled(residual: _Float, weights: _Float, kept: _Bool) -> _Float:
-    """Return each star's residual over its error, the errors scaled so that the kept stars' median is right."""
-    pull = np.sqrt(np.square(residual).sum(axis=1) * weights)
-    typical = np.median(pull[kept]) / np.sqrt(2.0 * np.log(2.0))
-    return np.asarray(np.where(np.isfinite(pull), pull / max(float(typical), 1.0), np.inf))
 
 
 def _composed(start: SkyWcs, solution: _Float, order: int, shape: tuple[int, int]) -> SkyWcs:

@@ -24,9 +24,9 @@ def find_cosmic_rays(
     variance: FloatImage,
     blocked: NDArray[np.bool_],
     *,
-    threshold: float = 5.0,
+    threshold: float = 4.5,
     growth: float = 0.4,
-    contrast: float = 5.0,
+    contrast: float = 4.0,
 ) -> NDArray[np.bool_]:
     """Return a bool mask of pixels hit by cosmic rays, shape (height, width).
 
@@ -36,29 +36,39 @@ def find_cosmic_rays(
     replaced by the median round them and the search is repeated, so that wide tracks are peeled from the rim.
     """
     clean = np.where(np.isfinite(image), image, np.float32(0)).astype(np.float32)
-    hits = np.zeros(image.shape, bool)
+    hits, near = np.zeros(image.shape, bool), np.ones(image.shape, bool)
     floor = float(np.median(variance))
     for _ in range(_ROUNDS):
         edges, skip = _edges(clean), blocked | hits
-        found = _seeds(clean, edges, variance, skip, floor, threshold, contrast)
+        found = _seeds(clean, edges, variance, skip | ~near, floor, threshold, contrast)
         if not found.any():
             break
         found = _grow(edges, variance, skip, found, growth * threshold)
         hits |= found
         clean = _filled(clean, found, hits | blocked)
+        near[:] = False  # nothing changes farther away than the largest median reaches
+        near[_boxes(found, 5)] = True
     return hits
 
 
-def _filled(image: FloatImage, found: NDArray[np.bool_], bad: NDArray[np.bool_], half: int = 2) -> FloatImage:
-    """Return the image with `found` pixels replaced by the median of the good ones within `half` pixels."""
+def _boxes(found: NDArray[np.bool_], half: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the indices (n, side, side) of the boxes of `half` pixels round the n found ones, kept inside."""
     ys, xs = np.nonzero(found)
     steps = np.arange(-half, half + 1)
-    rows = np.clip(ys[:, None, None] + steps[:, None], 0, image.shape[0] - 1)
-    columns = np.clip(xs[:, None, None] + steps[None, :], 0, image.shape[1] - 1)
-    around = np.where(bad[rows, columns], np.nan, image[rows, columns]).reshape(len(ys), -1)
-    around = np.where(np.isnan(around).all(axis=1, keepdims=True), np.median(image), around)
+    rows = np.clip(ys[:, None, None] + steps[:, None], 0, found.shape[0] - 1)
+    columns = np.clip(xs[:, None, None] + steps[None, :], 0, found.shape[1] - 1)
+    return rows, columns
+
+
+def _filled(image: FloatImage, found: NDArray[np.bool_], bad: NDArray[np.bool_]) -> FloatImage:
+    """Return the image with `found` pixels replaced by the median of the good ones within two pixels."""
+    boxes = _boxes(found, 2)
+    around = np.where(bad[boxes], np.nan, image[boxes]).reshape(int(found.sum()), -1)
+    lonely = np.isnan(around).all(axis=1)
+    if lonely.any():
+        around[lonely] = np.median(image)
     filled = image.copy()
-    filled[ys, xs] = np.nanmedian(around, axis=1)
+    filled[found] = np.nanmedian(around, axis=1)
     return filled
 
 

@@ -1,4 +1,4 @@
-"""Convolution with a kernel that varies smoothly over the image: a sum over polynomial terms, each by overlap-save FFT."""
+"""Convolution with a kernel that varies smoothly over the image: one overlap-save FFT per polynomial term."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ class VaryingKernel:
         return cls(psf.coefficients.astype(float), psf.degree, (psf.height, psf.width))
 
     @classmethod
-    def constant(cls, kernel: NDArray[np.floating], shape: tuple[int, int]) -> VaryingKernel:
+    def constant(cls, kernel: NDArray[np.floating] | _Bool, shape: tuple[int, int]) -> VaryingKernel:
         """Return one kernel (n, n) for the whole image."""
         return cls(np.asarray(kernel, float)[None], 0, shape)
 
 
-def convolve(image: NDArray[np.floating], kernel: VaryingKernel) -> FloatImage:
+def convolve(image: NDArray[np.floating] | _Bool, kernel: VaryingKernel) -> FloatImage:
     """Return sum_d K(d; x) image[x - d], float32; the kernel is the one at the output pixel; outside the image is 0.
 
     Alard (2000), A&AS 144, 363, eq. 3: one convolution per spatial term. `image` must be finite.

@@ -1,4 +1,4 @@
-"""Match the PSFs, subtract, whiten: from two exposures on one pixel grid to a difference with its mask, noise and PSF."""
+"""Match the PSFs, subtract, whiten: from two exposures on one grid to a difference with mask, noise and PSF."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Matched:
     """nJy on the science image's scale; the PSF is the whitened one, of unit sum."""
     planes: DifferenceMask
     model: FloatImage
-    """The template as the science image sees it (or the template itself, where the science image was convolved), nJy."""
+    """The template as the science image sees it (itself, where the science image was convolved), nJy."""
     metrics: Mapping[str, float]
 
 
@@ -111,8 +111,8 @@ def _check_scale(kernel: VaryingKernel, science: Exposure) -> None:
     low, high = float(scale.min()), float(scale.max())
     if not _SCALE_RANGE[0] < low <= high < _SCALE_RANGE[1]:
         raise DataError(
-            f"exposure {science.info.label}: the matching kernel sums to {low:.3g} to {high:.3g} over the image, not to "
-            "about 1; check the zero points of science and template and their alignment"
+            f"exposure {science.info.label}: the matching kernel sums to {low:.3g} to {high:.3g} over the image, "
+            "not to about 1; check the zero points of science and template and their alignment"
         )
 
 
@@ -187,12 +187,12 @@ def _sky_levels(variance: FloatImage, excluded: NDArray[np.bool_], x: _Float, y:
         good = ~bad[part]
         if good.mean() > 0.25:
             levels[i] = np.median(thin[part][good])
-    return np.maximum(levels, 1e-12 * max(float(typical), 1e-30))
+    return np.asarray(np.maximum(levels, 1e-12 * max(float(typical), 1e-30)))
 
 
 def _chained(first: _Float, second: _Float) -> _Float:
     """Return the convolution of two stacks of kernels."""
-    return np.array([signal.fftconvolve(a, b) for a, b in zip(first, second, strict=True)])
+    return np.stack([signal.fftconvolve(a, b) for a, b in zip(first, second, strict=True)])
 
 
 def _difference_psf(

@@ -85,7 +85,7 @@ def fit_dipole(
     positive: tuple[float, float],
     negative: tuple[float, float],
 ) -> DipoleFit | None:
-    """Fit the fluxes of two PSFs at given positions by equal-weight least squares; None without enough usable pixels."""
+    """Fit the fluxes of two PSFs at given positions, all pixels alike; None without enough usable pixels."""
     psf = exposure.need_psf()
     half = psf.size // 2 + int(np.ceil(np.hypot(positive[0] - negative[0], positive[1] - negative[1])))
     x0 = round((positive[0] + negative[0]) / 2) - half

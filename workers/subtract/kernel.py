@@ -29,6 +29,8 @@ _FLUX_GRADIENT = 0.02
 """Expected change (one sigma) of the kernel's sum, and of the broad Gaussian's share, from the middle to the edge."""
 _BROAD_SHARE = 0.2
 """Expected share of the broad Gaussian in the kernel's sum: on a stamp it hides in the background."""
+_NOISE_SHARES = (1.0, 0.9, 0.75, 0.5, 0.0)
+"""Tried in turn; with faint stars only, taking all of it off can leave a matrix that is not positive."""
 _MAX_CONDITION = 1e13  # of the diagonally scaled normal matrix; beyond it float64 holds no digit of the solution
 _RIDGE = 1e-12
 _MODEL_ERROR = 0.01  # of the flux in a pixel: keeps a few very bright stars from ruling the fit
@@ -53,8 +55,15 @@ class StampGrams:
 
     def kept(self, good: _Bool) -> StampGrams:
         """Return the sums of the stars that are `good`."""
-        columns = (self.x, self.y, self.gram, self.rhs, self.norm, self.noise)
-        return StampGrams(*(column[good] for column in columns), self.pixels)
+        return StampGrams(
+            x=self.x[good],
+            y=self.y[good],
+            gram=self.gram[good],
+            rhs=self.rhs[good],
+            norm=self.norm[good],
+            noise=self.noise[good],
+            pixels=self.pixels,
+        )
 
     def chi2(self, coefficients: _Float) -> tuple[_Float, _Float]:
         """Return the reduced chi² of each star for its own coefficients (stars, basis + 1), and its model's S/N²."""
@@ -146,12 +155,14 @@ def _clipped_fit(
     terms = frame.terms(grams.x, grams.y)
     prior = _prior(basis, terms.shape[1])
     products = _products(basis)
-    good = np.ones(len(grams.x), bool)
+    good, chi2 = np.ones(len(grams.x), bool), np.zeros(len(grams.x))
     least = max(MIN_STARS, _STARS_PER_TERM * terms.shape[1] if degree else MIN_STARS)
+    solution = np.zeros(prior.shape)
     for _ in range(_CLIP_ROUNDS + 1):
-        solution = _solve(grams.kept(good), terms[good], prior, products)
-        if solution is None:
+        found = _solve(grams.kept(good), terms[good], prior, products)
+        if found is None:
             return None
+        solution = found
         chi2, signal = grams.chi2(np.einsum("st,bt->sb", terms, solution))
         keep = _matching(chi2, signal / grams.pixels, good)
         if keep.sum() < least or np.array_equal(keep, good):
@@ -207,7 +218,7 @@ def _solve(grams: StampGrams, terms: _Float, prior: _Float, products: _Float) ->
     variables); what it adds on average is known and taken off, as far as the matrix stays positive.
     """
     rhs = (grams.rhs.T @ terms).ravel()
-    for share in (1.0, 0.5, 0.0):
+    for share in _NOISE_SHARES:
         gram = grams.gram - share * grams.noise[:, None, None] * products
         solution = _positive_solution(_kronecker(gram, terms) + np.diag(prior.ravel()), rhs)
         if solution is not None:
@@ -245,4 +256,4 @@ def _smoothed(stamps: NDArray[np.floating]) -> _Float:
 def _stamps(image: NDArray[np.floating], x: NDArray[np.intp], y: NDArray[np.intp], half: int) -> NDArray[np.floating]:
     """Cut squares of 2 `half` + 1 pixels round (x, y), shape (m, n, n)."""
     offset = np.arange(-half, half + 1)
-    return image[y[:, None, None] + offset[None, :, None], x[:, None, None] + offset[None, None, :]]
+    return np.asarray(image[y[:, None, None] + offset[None, :, None], x[:, None, None] + offset[None, None, :]])

@@ -53,7 +53,7 @@ def _is_steady(science: Exposure, template: Exposure, x: _Index, y: _Index) -> _
     measured = np.isfinite(fluxes[0]) & np.isfinite(fluxes[1]) & (fluxes[1] > 0.0)
     ratio = np.full(len(x), np.nan)
     ratio[measured] = fluxes[0][measured] / fluxes[1][measured]
-    present = measured & (ratio > 0.0)
+    present = np.asarray(measured & (ratio > 0.0))
     if not present.any():
         return present
     typical = float(np.median(ratio[present]))

@@ -48,7 +48,7 @@ def blocked_pixels(exposure: Exposure) -> _Bool:
 
 
 def filled(image: FloatImage, blocked: _Bool, sigma: float) -> FloatImage:
-    """Return `image` with blocked pixels replaced by the Gaussian mean (`sigma` pixels) of the others near them, else 0.
+    """Return `image` with blocked pixels replaced by the Gaussian mean (`sigma` pixels) of others near, else 0.
 
     It limits what a kernel carries from a blocked pixel to its neighbours; the pixels stay masked.
     """

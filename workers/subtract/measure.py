@@ -101,7 +101,7 @@ def measure_fluxes(rows: _Rows, difference: Exposure, usable: _Bool, science: Ex
 
 
 def measure_shapes(rows: _Rows, stamps: Stamps, fwhm: float, scale: float) -> None:
-    """Fill the second moments of source and PSF, arcsec² along the pixel axes, from stamps; `scale` in arcsec per pixel."""
+    """Fill the second moments of source and PSF, arcsec² along the pixel axes; `scale` in arcsec per pixel."""
     sigma = fwhm / FWHM_PER_SIGMA
     x, y = rows["x"].astype(float), rows["y"].astype(float)
     sign = np.where(rows["isNegative"], -1.0, 1.0)[:, None, None]

@@ -6,6 +6,8 @@ shifts a 5-sigma score by tenths of a sigma.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,7 +62,7 @@ def _robust_fit(value: _Float, x: _Float, y: _Float, degree: int, shape: tuple[i
     return VaryingKernel.fit(value[keep, None, None], x[keep], y[keep], degree, shape)
 
 
-def _cells(plane: NDArray[np.generic], rows: int, columns: int, cell: int) -> NDArray[np.generic]:
+def _cells(plane: NDArray[Any], rows: int, columns: int, cell: int) -> NDArray[Any]:
     """Return whole cells as rows: (rows * columns, cell * cell)."""
     cut = plane[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell)
     return cut.transpose(0, 2, 1, 3).reshape(rows * columns, cell * cell)

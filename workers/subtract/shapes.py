@@ -11,7 +11,7 @@ _Float = NDArray[np.float64]
 
 
 def weighted_moments(stamps: NDArray[np.floating], dx: _Float, dy: _Float, sigma: float) -> _Float:
-    """Return the central second moments (xx, yy, xy), float64 (m, 3), pixels²; NaN where they are not those of a source.
+    """Return the central second moments (xx, yy, xy), float64 (m, 3), pixels²; NaN where no source has such.
 
     `stamps` (m, n, n) hold positive sources at (dx, dy) pixels from the middle pixel; NaN pixels are left out. With
     the Gaussian weight W of width `sigma` the moments are M = (M_w^-1 - W^-1)^-1: exact for a Gaussian source

@@ -90,6 +90,9 @@ def _entry(path: Path, headers: dict[str, fits.Header]) -> CalexpEntry:
     wcs = SkyWcs(image)
     shape = (int(image["NAXIS2"]), int(image["NAXIS1"]))
     scale = wcs.pixel_scale(shape[1] / 2, shape[0] / 2)
+    missing = [name for name in ("seeingFwhm", "backgroundRms") if f"METRIC {name}" not in primary]
+    if missing:
+        raise ValueError(f"no metric {' and '.join(missing)}")
     fwhm, rms = float(primary["METRIC seeingFwhm"]), float(primary["METRIC backgroundRms"])
     if not (fwhm > 0 and rms > 0):
         raise ValueError(f"seeingFwhm {fwhm} and backgroundRms {rms} must be positive")

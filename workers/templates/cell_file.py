@@ -26,8 +26,8 @@ INPUT_DTYPE = np.dtype(
         ("rejected", "i8"),
     ]
 )
-"""Columns of INPUTS: identity, MJD TAI, weight (nJy^-2), digests of the raw file and of the calibrated pixels, the share
-of the cell's pixels to which the input contributed, and how many of its pixels were left out as outliers."""
+"""Columns of INPUTS: identity, MJD TAI, weight (nJy^-2), digests of the raw file and of the calibrated pixels, the
+share of the cell's pixels to which the input contributed, and how many of its pixels were left out as outliers."""
 
 
 def inputs_table(cell: TemplateCell) -> np.ndarray[Any, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from schemas.errors import DataError, TransientError
@@ -155,7 +156,7 @@ def _built(plans: list[CellPlan], root: Path, version: str, workers: int) -> Ite
     size = max(1, min(_CHUNK, -(-len(plans) // workers)))
     chunks = [plans[start : start + size] for start in range(0, len(plans), size)]
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=_processes()) as pool:
             tasks = [pool.submit(_build_chunk, root, version, chunk) for chunk in chunks]
             for chunk, task in zip(chunks, tasks, strict=True):
                 yield len(chunk), task.result()
@@ -164,6 +165,15 @@ def _built(plans: list[CellPlan], root: Path, version: str, workers: int) -> Ite
             f"a template worker died while building version {version} (out of memory?); run the same command again, "
             "with fewer --workers: the finished cells are kept"
         ) from error
+
+
+def _processes() -> BaseContext:
+    """Return the way to start processes: from a server that has imported this room once, where there is one."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _build_chunk(

@@ -1,0 +1,89 @@
+"""The store of template versions: files that read back, damage that is named, a pointer that never dangles."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from schemas.errors import DataError
+from tests.templates.synthetic import CONFIG
+from workers.templates.cell_file import cell_from_bytes, cell_to_bytes, inputs_table
+from workers.templates.store import Manifest, TemplateStore
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    shutil.copytree(built[0].root, tmp_path, dirs_exist_ok=True)
+    return TemplateStore(tmp_path)
+
+
+def test_a_cell_reads_back_as_it_was(built):
+    store, manifest = built
+    record = manifest.cells[0]
+    data = (store.root / record.path).read_bytes()
+    cell = cell_from_bytes(data, "cell")
+    assert cell_to_bytes(cell) == data
+    assert cell.plan.templateId == record.templateId
+    with pytest.raises(ValueError, match="read-only"):
+        cell.image[0, 0] = 1.0
+
+
+def test_any_fits_reader_finds_pixels_inputs_and_wcs(built):
+    store, manifest = built
+    record = manifest.cells[0]
+    with fits.open(store.root / record.path) as hdus:
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", "IMAGE", "MASK", "VARIANCE", "NEPOCHS", "PSF", "INPUTS"]
+        assert hdus[0].header["TEMPLID"] == record.templateId
+        assert hdus[0].header["FIRSTMJD"] == record.firstEpochMjdTai
+        assert hdus["IMAGE"].header["CTYPE1"] == "RA---TAN"
+        table = np.array(hdus["INPUTS"].data)
+        expected = inputs_table(store.read(record))
+        assert table["visit"].tolist() == expected["visit"].tolist()
+        assert table["weight"].tolist() == expected["weight"].tolist()
+        assert all(len(text) == 64 for text in table["sha256"])
+
+
+def test_the_manifest_reads_back(built):
+    store, manifest = built
+    assert Manifest.from_json(manifest.to_json(), "manifest") == manifest
+    assert (manifest.begin, manifest.end) == (CONFIG.begin, CONFIG.end)
+    assert TemplateStore(store.root).manifest() == manifest
+
+
+def test_an_empty_store_has_no_version(tmp_path):
+    store = TemplateStore(tmp_path)
+    assert store.current() is None
+    assert store.manifest() is None
+    assert store.versions() == []
+
+
+def test_a_damaged_cell_is_named(copy):
+    record = copy.manifest().cells[0]
+    path = copy.root / record.path
+    data = bytearray(path.read_bytes())
+    data[40_000] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(DataError, match="checksum"):
+        copy.read(record)
+    path.unlink()
+    with pytest.raises(DataError, match="can't be read"):
+        copy.read(record)
+
+
+def test_a_missing_version_is_named(copy):
+    with pytest.raises(DataError, match=r"0009-none.*there are \['0001-"):
+        copy.manifest("0009-none")
+    (copy.root / "versions" / copy.current() / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="damaged"):
+        TemplateStore(copy.root).manifest()
+
+
+def test_the_current_version_is_not_removed(copy):
+    with pytest.raises(DataError, match="current"):
+        copy.remove(copy.current())
+    (copy.root / "versions" / "0000-old").mkdir()
+    copy.remove("0000-old")
+    assert [path.name for path in copy.root.glob("versions/*")] == [copy.current()]
