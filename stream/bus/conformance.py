@@ -180,6 +180,7 @@ def commits_publish_and_advance(trial: Trial) -> None:
     first.commit([record(out, n) for n in range(100, 103)], got[:3])
     equal(values(list(bus.read(out))), numbers(3, 100), "outputs after the commit")
     equal(bus.lag(group, [topic]), {(topic, 0): 2}, "lag after the commit")
+    equal(values(first.poll(1, POLL)), [], "polled after the commit of a part, which leaves the rest in work")
     first.rewind()
     equal(values(trial.take(first, 2)), numbers(2, 3), "after a commit of a part, and rewind")
     first.close()

@@ -42,6 +42,7 @@ _PRODUCER_ONLY = frozenset(
 )
 
 _REFUSED_LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+_SILENCE = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})
 _FENCED = frozenset(
     {
         KafkaError._FENCED,
@@ -191,15 +192,15 @@ class Cluster:
         return UnreachableError(f"{text}; {self._what_next(error)}")
 
     def _what_next(self, error: KafkaError) -> str:
-        trouble = self._trouble or error
+        trouble = self._trouble if self._trouble is not None and error.code() in _SILENCE else error
         if trouble.code() in _REFUSED_LOGIN:
             return (
-                f"the broker refused the login ({trouble.str()}): check sasl.username, sasl.password and sasl.mechanism "
-                "in bus.properties"
+                f"the broker refused the login ({trouble.str()}): check sasl.username, sasl.password and "
+                "sasl.mechanism in bus.properties"
             )
         if trouble.code() == KafkaError._SSL:
             return f"TLS failed ({trouble.str()}): check security.protocol and ssl.* in bus.properties"
-        if trouble.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE):
+        if trouble.code() in _SILENCE - {KafkaError._TIMED_OUT}:
             return "no broker answers: check that it runs, bus.bootstrap and security.protocol"
         return "try again; if it stays, look at the broker's log"
 
@@ -217,6 +218,7 @@ class Cluster:
         chosen = {name: value for name, value in self._properties.items() if name not in foreign}
         return {
             "client.id": "skydelta",
+            "log_level": 2,  # a line per refused connection says nothing that our errors don't say
             "socket.keepalive.enable": True,
             "reconnect.backoff.max.ms": 2000,
             **tuned,

@@ -20,6 +20,7 @@ Place = tuple[str, int]
 
 def message_of(raw: KafkaMessage) -> Message:
     """Return the record that librdkafka read, as the port's Message."""
+    headers = raw.headers() or []
     return Message(
         topic=raw.topic() or "",
         partition=raw.partition() or 0,
@@ -27,7 +28,7 @@ def message_of(raw: KafkaMessage) -> Message:
         key=raw.key() or b"",
         value=raw.value() or b"",
         timestamp=raw.timestamp()[1],
-        headers={name: _bytes(value) for name, value in raw.headers() or ()},
+        headers={name: _bytes(value) for name, value in (headers.items() if isinstance(headers, dict) else headers)},
     )
 
 
@@ -55,12 +56,17 @@ def _committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[
         answered = consumer.committed(asked, timeout=cluster.patience) if asked else []
         return _positions(answered)
     except KafkaException as exception:
-        doing = "asking for the group's positions (which wait for the transaction of a dead member to time out)"
+        doing = "asking for the group's positions"
+        if not cluster.in_trouble():
+            doing += " (which wait until a dead member's transaction has timed out)"
         raise cluster.failure(doing, exception) from exception
 
 
 def visible_positions(cluster: Cluster, group: str, places: Iterable[Place]) -> dict[Place, int | None]:
-    """Return where `group` stands at each of `places`, None where nowhere,, without waiting for transactions in flight; raises UnreachableError."""
+    """Return where `group` stands at each of `places`, None where nowhere; transactions in flight don't count yet.
+
+    Raises UnreachableError.
+    """
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
     answers = cluster.admin().list_consumer_group_offsets([asked], request_timeout=cluster.patience)
     try:
@@ -79,10 +85,9 @@ def _positions(answered: Iterable[TopicPartition]) -> dict[Place, int | None]:
 
 
 def start_positions(cluster: Cluster, consumer: Consumer, group: str, places: Iterable[Place]) -> dict[Place, int]:
-    """Return where `group` goes on at each of `places`.
+    """Return where `group` stands at each of `places`, None where nowhere; transactions in flight don't count yet.
 
-    That is its committed position, or 0 where it has none. Raises PositionLostError where messages from there on
-    are gone: no position is ever reset in silence. Raises UnreachableError.
+    Raises UnreachableError.
     """
     starts = {}
     for place, committed in _committed_positions(cluster, consumer, places).items():

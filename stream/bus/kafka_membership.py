@@ -111,8 +111,8 @@ class Membership:
                 raise self._fenced(place)
             if sorted(mine) != polled[: len(mine)]:
                 raise DeliveryError(
-                    f"commit would skip messages of {place[0]}[{place[1]}] in group {self._group!r}, polled from offset "
-                    f"{polled[0]} on; commit messages in the order in which they were polled"
+                    f"commit would skip messages of {place[0]}[{place[1]}] in group {self._group!r}, polled from "
+                    f"offset {polled[0]} on; commit messages in the order in which they were polled"
                 )
         return {place: max(mine) + 1 for place, mine in offsets.items()}
 

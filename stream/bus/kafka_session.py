@@ -165,6 +165,9 @@ class KafkaSession:
                 kept = bounds(self._cluster, self._consumer, place)
             except UnreachableError as unreachable:
                 return unreachable
+            if kept[0] <= position <= kept[1]:  # told of a start before the position was known: go there again
+                self._rewind_due = True
+                return None
             return lost(self._cluster, self._group, place, position, kept)
         if error.code() == KafkaError._MAX_POLL_EXCEEDED:
             _LOG.warning("silent for %.0f s: group %r took the partitions away", self._max_poll, self._group)

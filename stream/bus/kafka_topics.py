@@ -8,7 +8,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from schemas.errors import ConfigurationError, UnreachableError
 from stream.bus.kafka_cluster import LARGEST_MESSAGE, Cluster, error_of, wait
@@ -64,7 +70,7 @@ def _seen(cluster: Cluster, names: Iterable[str]) -> dict[str, int]:
     while not set(names) <= set(existing := cluster.topics()):
         if not wait(deadline):
             raise UnreachableError(
-                f"topics {', '.join(sorted(names))} were created, but Kafka {cluster.bootstrap} does not show them yet: "
+                f"topics {', '.join(sorted(names))} were created, but Kafka {cluster.bootstrap} does not show them: "
                 "try again"
             )
     return existing
@@ -77,7 +83,7 @@ def _make_room(cluster: Cluster, names: Sequence[str]) -> None:
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     answers = cluster.admin().describe_configs(asked, request_timeout=cluster.patience)
     limits = {
-        name: int(entries["max.message.bytes"].value)
+        name: int(entries["max.message.bytes"].value or 0)
         for name, entries in _settled(cluster, "reading the settings", answers).items()
     }
     entry = ConfigEntry("max.message.bytes", str(LARGEST_MESSAGE), incremental_operation=AlterConfigOpType.SET)

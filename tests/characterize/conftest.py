@@ -57,8 +57,18 @@ def moffat(dx, dy, fwhm, beta, size):
 
 def info(**changes) -> ExposureInfo:
     base = {
-        "instrument": "sim", "visit": 7, "detector": 3, "band": "r", "midpointMjdTai": 60000.0, "exposureTime": 30.0,
-        "ra": 0.0, "dec": 0.0, "night": 20230225, "kind": "science", "sha256": "0" * 64, "fileName": "sim.fits",
+        "instrument": "sim",
+        "visit": 7,
+        "detector": 3,
+        "band": "r",
+        "midpointMjdTai": 60000.0,
+        "exposureTime": 30.0,
+        "ra": 0.0,
+        "dec": 0.0,
+        "night": 20230225,
+        "kind": "science",
+        "sha256": "0" * 64,
+        "fileName": "sim.fits",
     }
     return ExposureInfo(**{**base, **changes})
 
@@ -67,7 +77,12 @@ def true_wcs(rng, shape, scale=0.4) -> SkyWcs:
     """Return a TAN-SIP WCS of random pointing with about half a pixel of cubic distortion at the edges."""
     height, width = shape
     wcs = SkyWcs.tangent(
-        rng.uniform(0, 360), rng.uniform(-75, 75), (width / 2, height / 2), scale, rng.uniform(0, 360), int(rng.choice([1, -1]))
+        rng.uniform(0, 360),
+        rng.uniform(-75, 75),
+        (width / 2, height / 2),
+        scale,
+        rng.uniform(0, 360),
+        int(rng.choice([1, -1])),
     )
     header = wcs.header()
     header["CTYPE1"], header["CTYPE2"] = "RA---TAN-SIP", "DEC--TAN-SIP"
@@ -108,8 +123,22 @@ def make_reference(rng, wcs, x, y, flux, missing, spurious, error=0.01) -> Refer
 
 
 def make_field(
-    seed: int, *, stars=300, shape=(768, 768), fwhm=3.6, variation=0.06, beta=3.5, sky=400.0, read_noise=5.0,
-    missing=0.2, spurious=0.3, zero_point=30.0, brightest=3e5, faintest=500.0, slope=0.7, noise=True,
+    seed: int,
+    *,
+    stars=300,
+    shape=(768, 768),
+    fwhm=3.6,
+    variation=0.06,
+    beta=3.5,
+    sky=400.0,
+    read_noise=5.0,
+    missing=0.2,
+    spurious=0.3,
+    zero_point=30.0,
+    brightest=3e5,
+    faintest=500.0,
+    slope=0.7,
+    noise=True,
 ) -> Field:
     """Draw one field; `variation` is the relative change of the FWHM from centre to corner."""
     rng = np.random.default_rng(seed)
@@ -129,7 +158,9 @@ def make_field(
     for i in range(0, number, 32):
         part = slice(i, i + 32)
         cx, cy = np.round(x[part]).astype(int), np.round(y[part]).astype(int)
-        stamps = moffat(x[part] - cx, y[part] - cy, local_fwhm(x[part], y[part]), beta, size) * electrons[part, None, None]
+        stamps = (
+            moffat(x[part] - cx, y[part] - cy, local_fwhm(x[part], y[part]), beta, size) * electrons[part, None, None]
+        )
         for stamp, sx, sy in zip(stamps, cx - size // 2, cy - size // 2, strict=True):
             x0, x1, y0, y1 = max(sx, 0), min(sx + size, width), max(sy, 0), min(sy + size, height)
             if x0 < x1 and y0 < y1:
@@ -138,7 +169,10 @@ def make_field(
     variance = np.maximum(image, 0.0) + read_noise**2
     wcs = true_wcs(rng, shape)
     exposure = Exposure(
-        info(), image.astype(np.float32), np.zeros(shape, np.int32), variance.astype(np.float32),
+        info(),
+        image.astype(np.float32),
+        np.zeros(shape, np.int32),
+        variance.astype(np.float32),
         wcs=misplaced(wcs, rng),
     )
     reference = make_reference(rng, wcs, x, y, electrons * zero_point, missing, spurious)

@@ -53,9 +53,7 @@ def scene(seed, flux_range, sky=100.0, offset=0.0, count=33, sign=1.0):
 def test_flux_pulls_of_thousands(sign, background):
     pulls, chi = [], []
     for seed in range(4):
-        image, variance, x, y, flux = scene(
-            seed, (300.0, 3e4), sign=sign, offset=4.0 if background else 0.0
-        )
+        image, variance, x, y, flux = scene(seed, (300.0, 3e4), sign=sign, offset=4.0 if background else 0.0)
         psf = model(image.shape[1], image.shape[0])
         usable = np.ones(image.shape, bool)
         rows = psf_fluxes(image, variance, usable, psf, x, y, local_background=background)
@@ -64,7 +62,7 @@ def test_flux_pulls_of_thousands(sign, background):
         pulls.append((rows["flux"] - flux) / rows["fluxErr"])
         chi.append(rows["chi2"] / rows["nPixels"])
     pulls = np.concatenate(pulls)
-    assert abs(pulls.mean()) < 0.045 if background else abs(pulls.mean()) < 0.03
+    assert abs(pulls.mean()) < 0.03
     assert 0.95 < pulls.std() < 1.05
     assert np.mean(chi) == pytest.approx(1.0, abs=0.01)
 
@@ -110,10 +108,10 @@ def test_no_noise_no_error():
     psf = model(image.shape[1], image.shape[0])
     usable = np.ones(image.shape, bool)
     places = psf_centroids(clean, variance, usable, psf, x + 0.4, y - 0.3)
-    assert np.abs(places["x"] - x).max() < 2e-3
+    assert np.abs(places["x"] - x).max() < 2e-4
     rows = psf_fluxes(clean, variance, usable, psf, x, y)
-    np.testing.assert_allclose(rows["flux"], flux, rtol=1e-3)
-    np.testing.assert_allclose(places["flux"], flux, rtol=1e-3)
+    np.testing.assert_allclose(rows["flux"], flux, rtol=1e-4)
+    np.testing.assert_allclose(places["flux"], flux, rtol=1e-4)
 
 
 def test_masked_pixels_do_not_bias():
@@ -125,7 +123,9 @@ def test_masked_pixels_do_not_bias():
         image = np.where(usable, image, np.float32(1e6))
         rows = psf_fluxes(image, variance, usable, model(image.shape[1], image.shape[0]), x, y)
         pulls.append((rows["flux"] - flux) / rows["fluxErr"])
-        near = [usable[round(b) - 1 : round(b) + 2, round(a) - 1 : round(a) + 2].all() for a, b in zip(x, y, strict=True)]
+        near = [
+            usable[round(b) - 1 : round(b) + 2, round(a) - 1 : round(a) + 2].all() for a, b in zip(x, y, strict=True)
+        ]
         np.testing.assert_array_equal((rows["flags"] & PhotometryFlag.MASKED_CENTRE) == 0, near)
     pulls = np.concatenate(pulls)
     assert abs(np.nanmean(pulls)) < 0.06
@@ -167,9 +167,7 @@ def test_usable_pixels_follow_planes_and_numbers():
     image, variance, mask = np.zeros((2, 3)), np.ones((2, 3)), np.zeros((2, 3), np.int32)
     mask[0, 0], mask[0, 1] = MaskPlane.SATURATED, MaskPlane.DETECTED
     image[1, 0], variance[1, 1], variance[1, 2] = np.nan, 0.0, np.inf
-    np.testing.assert_array_equal(
-        usable_pixels(image, variance, mask), [[False, True, True], [False, False, False]]
-    )
+    np.testing.assert_array_equal(usable_pixels(image, variance, mask), [[False, True, True], [False, False, False]])
     assert not usable_pixels(image, variance, mask, MaskPlane.DETECTED)[0, 1]
 
 

@@ -6,15 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
 
 from schemas.errors import DeliveryError, FencedError, PositionLostError, UnreachableError
 from stream.bus import Message, Outgoing, Session
@@ -72,8 +71,8 @@ bus.close()
 """
 
 
-def open_bus(protocol: GroupProtocol = "classic", **properties: str) -> KafkaBus:
-    return KafkaBus(BROKER, session_timeout=SESSION, properties=properties, group_protocol=protocol)
+def open_bus(protocol: GroupProtocol = "classic", properties: Mapping[str, str] | None = None) -> KafkaBus:
+    return KafkaBus(BROKER, session_timeout=SESSION, properties=properties or {}, group_protocol=protocol)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def take(session_bus: KafkaBus, group: str, topic: str, count: int, patience: fl
 def test_conforms(check: Callable[[Trial], None], admin: AdminClient) -> None:
     run_check(
         check,
-        lambda: open_bus(**MAX_POLL),
+        lambda: open_bus(properties=MAX_POLL),
         patience=25.0,
         silence=4.0,
         expire=lambda topic: delete_all(admin, topic),
@@ -130,7 +129,7 @@ def test_conforms(check: Callable[[Trial], None], admin: AdminClient) -> None:
     "check", [check for check in CHECKS if check.__name__ in KIP_848], ids=lambda check: check.__name__
 )
 def test_conforms_under_kip_848(check: Callable[[Trial], None]) -> None:
-    run_check(check, lambda: open_bus("consumer", **MAX_POLL), patience=30.0, silence=4.0)
+    run_check(check, lambda: open_bus("consumer", MAX_POLL), patience=30.0, silence=4.0)
 
 
 def test_a_member_killed_in_mid_transaction_leaves_nothing(bus: KafkaBus, names: list[str]) -> None:
@@ -157,7 +156,7 @@ def test_a_member_that_was_stopped_is_fenced(bus: KafkaBus, names: list[str]) ->
     topic, out, group = names
     bus.publish([record(topic, n) for n in range(3)])
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PRELUDE + WAKE_UP_LATE), *names],
+        [sys.executable, "-c", PRELUDE + WAKE_UP_LATE, *names],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -199,8 +198,6 @@ def test_a_group_without_position_on_a_trimmed_topic_is_loud(
 
 
 def test_a_lost_position_is_set_as_documented(bus: KafkaBus, names: list[str], admin: AdminClient) -> None:
-    from confluent_kafka import ConsumerGroupTopicPartitions
-
     topic, _, group = names
     bus.publish([record(topic, 0)])
     delete_all(admin, topic)

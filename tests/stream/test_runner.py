@@ -281,13 +281,17 @@ def test_troubles_of_the_bus_pass(
 
 
 def test_fenced_again_and_again_stops(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
     def fenced(self: EmbeddedSession, *args: Any) -> None:
+        calls.append(1)
         raise FencedError("taken by another member")
 
     monkeypatch.setattr(EmbeddedSession, "commit", fenced)
     with pytest.raises(FencedError, match="taken by another") as caught:
         night.run(Relay(), retry=Retry(fenced=3))
     assert caught.value.exit_code == 4
+    assert len(calls) == 3
     assert night.values() == []
 
 
@@ -323,6 +327,7 @@ def test_an_output_too_large_for_the_bus_is_found_in_its_batch(night: Night, mon
     report = night.run(Relay())
     assert night.values() == [*numbers(6), b"failed 6", *numbers(10)[7:]]
     assert (report.dead_letters, report.messages, report.outputs) == (1, 10, 11)
+    assert report.transactions == 1 + 4 + 1  # the four of the refused batch went one by one
     (letter,) = night.dead()
     assert letter["offset"] == 6
     assert "larger than the 10485760 that a bus takes" in letter["message"]
@@ -376,6 +381,19 @@ def test_pauses_grow_to_their_limit(night: Night) -> None:
     )
     assert report.pauses == len(ends) == 19
     assert 0.8 * (0.001 + 0.002 + 16 * 0.004) <= report.seconds["pause"] < 2.0
+
+
+def test_pauses_are_short_again_after_a_commit(night: Night) -> None:
+    """Three troubles before each message: pauses of 1, 2 and 4 ms; growing on, they would last 1000 s."""
+    troubles = {n: [UnreachableError("away")] * 3 for n in numbers(10)}
+
+    def stumble(message: Message) -> None:
+        if troubles[message.value]:
+            raise troubles[message.value].pop()
+
+    report = night.run(Relay(stumble), retry=Retry(tries=1, pause=0.001))
+    assert (report.pauses, report.messages) == (30, 10)
+    assert report.seconds["pause"] < 5.0
 
 
 def test_idle_exit_waits_for_late_messages(night: Night) -> None:

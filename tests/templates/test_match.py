@@ -1,4 +1,4 @@
-"""The template on a science exposure's pixels: position, flux, PSF, noise, provenance, and the outcome "no template"."""
+"""The template on a science exposure's pixels: position, flux, PSF, noise, provenance; the outcome "no template"."""
 
 from __future__ import annotations
 

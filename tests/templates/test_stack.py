@@ -123,11 +123,11 @@ def test_masks_of_the_mean():
 
 
 def test_a_noisy_corner_is_marked():
-    variance = np.ones((3, 20, 20), np.float32)
-    variance[:, :4, :4] = 10.0
-    stack = Stack(
-        np.zeros_like(variance), np.zeros(variance.shape, np.int32), variance, np.ones(3), np.stack([psf(3.0)] * 3)
-    )
+    variance = np.ones((5, 20, 20), np.float32)
+    variance[:, 10, 10] = 99.0  # a star's photons
+    mask = np.zeros(variance.shape, np.int32)
+    mask[1:, :4, :4] = MaskPlane.CR
+    stack = Stack(np.zeros_like(variance), mask, variance, np.ones(5), np.stack([psf(3.0)] * 5))
     mask = combine(stack, np.zeros(variance.shape, bool), 3).mask
     assert (mask[:4, :4] == MaskPlane.HIGH_VARIANCE).all()
     assert np.count_nonzero(mask) == 16

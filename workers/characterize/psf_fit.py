@@ -224,7 +224,7 @@ def _calmed(coefficients: _Float, error: _Float, fwhm: float) -> _Float:
         rings = _ring_means(plane - smooth)
         smooth += _real(rings, floor / root_count) * rings
         calm.append(smooth + _real(plane - smooth, 1.5 * floor) * (plane - smooth))
-    rim = np.clip((size // 2 + 0.5 - radius) / 2.5, 0.0, 1.0)
+    rim = np.clip((size // 2 - radius) / 2.5, 0.0, 1.0)
     return np.asarray(np.stack(calm) * np.square(np.sin(0.5 * np.pi * rim)))
 
 

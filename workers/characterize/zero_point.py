@@ -75,19 +75,18 @@ def _weighted_median(value: _Float, weight: _Float) -> float:
 
 
 def _robust_mean(value: _Float, error: _Float) -> tuple[float, float, float, int]:
-    """Return the clipped weighted mean, its error, the scatter beyond the errors, and how many were kept."""
+    """Return the clipped weighted mean, its error, the scatter beyond the errors, and how many were kept.
+
+    Clipping is about the weighted median, which bright outliers can't drag along.
+    """
     kept = np.ones(len(value), bool)
-    middle, scatter = float(np.median(value)), 0.0
+    scatter = 1.4826 * float(np.median(np.abs(value - np.median(value))))
     for _ in range(10):
-        weight = 1.0 / (np.square(error[kept]) + scatter**2)
-        middle = float((weight * value[kept]).sum() / weight.sum())
-        deviation = value - middle
+        deviation = value - _weighted_median(value[kept], 1.0 / np.hypot(error[kept], scatter))
         excess = _excess_scatter(deviation[kept], error[kept])
         keep = np.abs(deviation) < CLIP * np.hypot(error, excess)
         if np.array_equal(keep, kept) and abs(excess - scatter) < 1e-3 * float(np.median(error)):
             break
-        if not keep.any():
-            return middle, np.inf, scatter, 0
         kept, scatter = keep, excess
     weight = 1.0 / (np.square(error[kept]) + scatter**2)
     middle = float((weight * value[kept]).sum() / weight.sum())

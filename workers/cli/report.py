@@ -50,7 +50,8 @@ def against_truth(
         if path.exists():
             sources = database.sources_in(visit, detector)
             told = [number in alerted for number in sources["diaSourceId"].tolist()]
-            matched.append(match_truth(Table.read(path).as_array(), sources, _flags(told)))
+            chip = survey.camera.detector(detector)
+            matched.append(match_truth(Table.read(path).as_array(), (chip.height, chip.width), sources, _flags(told)))
     return evaluate(matched) if matched else None
 
 

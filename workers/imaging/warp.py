@@ -179,10 +179,10 @@ def _blend_clean(
 def _blend_masked(
     image: FloatImage, variance: FloatImage, mask: MaskImage, x0: int, y0: int, wx: _Float, wy: _Float
 ) -> tuple[float, float, int]:
-    """As `_blend_clean` where pixels of the kernel are masked, not finite or outside: renormalise over the good ones.
+    """As `_blend_clean` where pixels of the kernel are masked, without data or outside: renormalise over the good ones.
 
-    The mask is that of the output pixel. Where too much weight is lost, the planes that took it are set, and the value
-    is that of all finite pixels, so that a kernel run over it later meets no hole.
+    The mask is that of the output pixel. Where too much weight is lost, the planes that took it are set (EDGE for what
+    has no data), and the value is that of all pixels with data, so that a kernel run over it later meets no hole.
     """
     height, width = image.shape
     total, lost, outside, bits = 0.0, 0.0, 0.0, 0
@@ -197,12 +197,12 @@ def _blend_masked(
                 outside += abs(weight)
                 continue
             value, noise, blocked = image[y, x], variance[y, x], mask[y, x] & _BLOCKING
-            if not (np.isfinite(value) and np.isfinite(noise)):
-                value, noise, blocked = 0.0, 0.0, blocked | _NO_DATA
-            if not blocked & _NO_DATA:
-                seen += weight
-                seen_value += weight * value
-                seen_noise += weight * weight * noise
+            if blocked & _NO_DATA or not (np.isfinite(value) and np.isfinite(noise)):
+                outside += abs(weight)
+                continue
+            seen += weight
+            seen_value += weight * value
+            seen_noise += weight * weight * noise
             if blocked:
                 lost += abs(weight)
                 if abs(weight) > 1e-3 * LOST_LIMIT:
@@ -211,9 +211,9 @@ def _blend_masked(
                 good += weight
                 good_value += weight * value
                 good_noise += weight * weight * noise
-    edge = _EDGE if outside > 1e-6 * total else 0
     if lost + outside <= LOST_LIMIT * total:
-        return good_value / good, good_noise / good**2, edge
+        return good_value / good, good_noise / good**2, 0
+    edge = _EDGE if outside > 1e-6 * total else 0
     if seen > 0.5:
         return seen_value / seen, seen_noise / seen**2, bits | edge
     return 0.0, 0.0, bits | edge | _NO_DATA
@@ -297,9 +297,9 @@ def warp_planes(image: FloatImage, mask: MaskImage, variance: FloatImage, grid: 
     """Resample three planes (float32, int32, float32, one shape) through `grid`.
 
     Masked (`BLOCKING`) and non-finite pixels are left out and the rest renormalised while they hold <= 5 % of the
-    kernel's absolute weight; beyond that the planes that took the weight are set. `EDGE`: the kernel leaves the input.
-    `NO_DATA` (and value 0): the pixel itself does, or nothing finite is left. Planes that block nothing: the OR over
-    the four nearest pixels.
+    kernel's absolute weight; beyond that the planes that took the weight are set, `EDGE` for pixels outside the input
+    or without data (NO_DATA, NaN). `NO_DATA` (and value 0): the pixel itself is one of those. Of other planes
+    the OR over the four nearest pixels is taken.
     """
     rows = np.einsum("kjmn,jm->jkn", grid.maps[:, grid.row[:, None] + np.arange(4)], grid.row_weights)
     out_image, out_variance, out_mask, broad, narrow = _resample(

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from workers.quality.cards import alert_card
-from workers.quality.evaluation import Evaluation
+from workers.quality.evaluation import KINDS, MARGIN, BinRow, Evaluation
 from workers.quality.page import Report, Table
 from workers.quality.pictures import sky_map_svg
 
-__all__ = ["evaluation_table", "latency_rows", "night_report"]
+__all__ = ["evaluation_table", "latency_rows", "night_report", "purity_table"]
 
 Packet = Mapping[str, Any]
 _MOST_CARDS = 60
@@ -36,14 +36,22 @@ def latency_rows(packets: Sequence[Packet], quality: Sequence[Mapping[str, Any]]
     return rows
 
 
-def evaluation_table(evaluation: Evaluation) -> list[list[str]]:
-    """Return rows of (S/N bin, true, detected, alerted, completeness, alerts, purity)."""
-    rows = []
-    for part in evaluation.bins:
-        name = f"{part.low:g}–{part.high:g}" if np.isfinite(part.high) else f"≥ {part.low:g}"
-        counts = [str(part.true), str(part.detected), str(part.alerted), _percent(part.completeness)]
-        rows.append([name, *counts, str(part.alerts), _percent(part.purity)])
-    return rows
+def evaluation_table(evaluation: Evaluation, kind: str) -> list[list[str]]:
+    """Return rows of (S/N bin, true, detected, alerted, completeness) of one kind of change."""
+    return [
+        [_bin_name(part), str(part.true), str(part.detected), str(part.alerted), _percent(part.completeness)]
+        for part in evaluation.bins[kind]
+    ]
+
+
+def purity_table(evaluation: Evaluation) -> list[list[str]]:
+    """Return rows of (S/N bin as measured, alerts, true changes among them, purity)."""
+    bins = evaluation.bins["transient"]
+    return [[_bin_name(part), str(part.alerts), str(part.pure), _percent(part.purity)] for part in bins]
+
+
+def _bin_name(part: BinRow) -> str:
+    return f"{part.low:g}–{part.high:g}" if np.isfinite(part.high) else f"≥ {part.low:g}"
 
 
 def _percent(value: float) -> str:
@@ -71,11 +79,7 @@ def night_report(
     tables = [Table("Seconds per stage", ("stage", "exposures", "p50", "p95", "p99"), latency_rows(packets, quality))]
     if evaluation is not None:
         summary |= _against_truth(evaluation)
-        columns = ("|S/N|", "true", "detected", "alerted", "completeness", "alerts", "purity")
-        note = (
-            "Away from saturated stars, defects and other changes. Bins: true S/N; for alerts and purity, as measured."
-        )
-        tables.append(Table("Against truth", columns, evaluation_table(evaluation), note))
+        tables += _truth_tables(evaluation)
     places: dict[str, list[tuple[float, float]]] = {"positive": [], "negative": []}
     for packet in packets:
         source = packet["diaSource"]
@@ -92,11 +96,24 @@ def night_report(
     )
 
 
+def _truth_tables(evaluation: Evaluation) -> list[Table]:
+    note = (
+        "By true |S/N| of the change, off saturated stars, defects, other changes and the outer "
+        f"{MARGIN:.0f} pixels. A variable star's own light adds a floor to what counts as a change."
+    )
+    columns = ("|S/N|", "true", "detected", "alerted", "completeness")
+    kinds = [Table(f"Completeness: {kind}s", columns, evaluation_table(evaluation, kind), note) for kind in KINDS]
+    purity = Table(
+        "Purity", ("|S/N|", "alerts", "true changes", "purity"), purity_table(evaluation), "By measured |S/N|."
+    )
+    return [*kinds, purity]
+
+
 def _against_truth(evaluation: Evaluation) -> dict[str, str]:
     return {
-        "found at S/N ≥ 8": f"{_percent(evaluation.completeness8)} of {evaluation.above8} true changes "
+        "found at S/N ≥ 8": f"{_percent(evaluation.completeness8)} of {evaluation.above8} transients "
         f"({_percent(evaluation.alerted8)} as alerts)",
         "purity": _percent(evaluation.purity),
-        "positions": f"{evaluation.positionRms:.3f} px rms per axis at S/N ≥ 8",
-        "flux pulls": f"mean {evaluation.pullMean:+.2f}, width {evaluation.pullWidth:.2f} ({evaluation.nPulls} at S/N ≥ 8)",
+        "positions": f"{evaluation.positionRms:.3f} px rms per axis, transients at S/N ≥ 8",
+        "flux pulls": f"mean {evaluation.pullMean:+.2f}, width {evaluation.pullWidth:.2f} ({evaluation.nPulls} transients at S/N ≥ 8)",
     }

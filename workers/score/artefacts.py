@@ -47,7 +47,7 @@ _STREAK = (80.0, 300.0)
 
 
 def plan_artefacts(science: Exposure, template: Exposure, count: int, taken: _Rows, rng: np.random.Generator) -> _Rows:
-    """Return up to `count` artefacts, rows of ARTEFACT_DTYPE, on usable pixels off those `taken` (rows with x and y)."""
+    """Return up to `count` artefacts, rows of ARTEFACT_DTYPE, on usable pixels and away from `taken` (rows x, y)."""
     usable = usable_pixels(science.image, science.variance, science.mask)
     usable &= usable_pixels(template.image, template.variance, template.mask)
     height, width = science.shape

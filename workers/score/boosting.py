@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from workers.score.features import FEATURE_NAMES
 from workers.score.source_pixels import Floats
 
-__all__ = ["boost", "from_text", "margins", "to_text"]
+__all__ = ["boost", "even_classes", "from_text", "margins", "to_text"]
 
 _Float = NDArray[np.float64]
 _ROUNDS = 120
@@ -30,14 +30,20 @@ _PARAMETERS: dict[str, Any] = {
 }
 
 
-def boost(features: Floats, real: NDArray[np.bool_], seed: int) -> Any:
-    """Train trees on features (n, k) and labels (n,); return a lightgbm Booster, the same for the same input."""
+def boost(features: Floats, real: NDArray[np.bool_], weight: Floats, seed: int) -> Any:
+    """Train trees on features (n, k), labels and weights (n,); return a lightgbm Booster, same for same input."""
     import lightgbm  # slow to import: only those who train or score pay for it
 
-    weight = np.where(real, 0.5 / max(real.mean(), 1e-9), 0.5 / max(1.0 - real.mean(), 1e-9))
+    balanced = even_classes(weight, real) * len(real)
     least = int(np.clip(len(real) // 60, 3, 20))
-    data = lightgbm.Dataset(features, real.astype(np.float32), weight=weight, feature_name=list(FEATURE_NAMES))
+    data = lightgbm.Dataset(features, real.astype(np.float32), weight=balanced, feature_name=list(FEATURE_NAMES))
     return lightgbm.train({**_PARAMETERS, "min_data_in_leaf": least, "seed": seed}, data, num_boost_round=_ROUNDS)
+
+
+def even_classes(weight: NDArray[np.floating], real: NDArray[np.bool_]) -> _Float:
+    """Return the weights scaled so that each class has a total of 1/2, float64 (n,)."""
+    totals = np.where(real, weight[real].sum(), weight[~real].sum())
+    return np.asarray(0.5 * weight / totals, float)
 
 
 def margins(booster: Any, features: Floats) -> _Float:

@@ -43,11 +43,13 @@ def probability(log_odds: _Float) -> _Float:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * log_odds)))
 
 
-def fit_platt(margin: _Float, real: _Bool) -> tuple[float, float]:
-    """Return (slope, intercept) of the logistic fit at even class weights (Platt 1999, with his smoothed targets)."""
+def fit_platt(margin: _Float, real: _Bool, weight: _Float) -> tuple[float, float]:
+    """Return (slope, intercept) of the weighted logistic fit (Platt 1999, with his smoothed targets).
+
+    Weights that give both classes the same total make slope * margin + intercept a log likelihood ratio.
+    """
     positive, negative = int(real.sum()), int((~real).sum())
     target = np.where(real, (positive + 1.0) / (positive + 2.0), 1.0 / (negative + 2.0))
-    weight = np.where(real, 0.5 / positive, 0.5 / negative)
     design = np.column_stack([margin, np.ones_like(margin)])
     solution = np.array([1.0, 0.0])
     best = _loss(design @ solution, target, weight)
@@ -71,7 +73,7 @@ def _loss(log_odds: _Float, target: _Float, weight: _Float) -> float:
     return float((weight * (np.logaddexp(0.0, log_odds) - target * log_odds)).sum())
 
 
-def operating_threshold(log_odds: _Float, injected: _Bool, real_fraction: float) -> float:
+def operating_threshold(log_odds: _Float, injected: _Bool, weight: _Float, real_fraction: float) -> float:
     """Return the reliability at which purity and completeness balance: the largest harmonic mean of the two.
 
     Completeness is that of the injections; purity follows from it, from the share of bogus sources above the threshold
@@ -81,17 +83,19 @@ def operating_threshold(log_odds: _Float, injected: _Bool, real_fraction: float)
     middles = 0.5 * (levels[1:] + levels[:-1])
     if not len(middles):
         return 0.5
-    completeness = _share_above(log_odds[injected], middles)
+    completeness = _share_above(log_odds[injected], weight[injected], middles)
     found = real_fraction * completeness
-    false = (1.0 - real_fraction) * _share_above(log_odds[~injected], middles)
+    false = (1.0 - real_fraction) * _share_above(log_odds[~injected], weight[~injected], middles)
     balance = 2.0 * found / (found + false + real_fraction)
     best = np.flatnonzero(balance >= balance.max() - 1e-12)
     return float(probability(middles[best[len(best) // 2]]))
 
 
-def _share_above(values: _Float, levels: _Float) -> _Float:
-    """Return the fraction of `values` above each of `levels`."""
-    return 1.0 - np.searchsorted(np.sort(values), levels, side="right") / max(len(values), 1)
+def _share_above(values: _Float, weight: _Float, levels: _Float) -> _Float:
+    """Return the weighted fraction of `values` above each of `levels`."""
+    order = np.argsort(values, kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(weight[order])])
+    return np.asarray(1.0 - below[np.searchsorted(values[order], levels, side="right")] / below[-1])
 
 
 def figures_by_snr(

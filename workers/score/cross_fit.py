@@ -8,6 +8,7 @@ there. The pi * N best ones leave the bogus class; fewer or more makes the class
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ __all__ = ["Cleaned", "clean", "cross_fit", "real_fraction"]
 _Float = NDArray[np.float64]
 _FOLDS = 5
 _ENOUGH_ARTEFACTS = 30
+_LIGHT = 0.25
+"""Total weight of the own detections at first, relative to that of the artefacts."""
+_HEAVY = 5.0
+"""Weight of an own bogus detection at most, where they are few."""
 
 
 @dataclass(frozen=True)
@@ -51,33 +56,55 @@ def cross_fit(data: TrainingSet, seed: int) -> _Float:
     for k in range(_FOLDS):
         test = fold == k
         if test.any():
-            booster = boost(data.features[~test], data.injected[~test], seed + k)
+            booster = _trained(data.subset(~test), seed + k)
             out[test] = margins(booster, data.features[test])
     return out
 
 
+def _trained(data: TrainingSet, seed: int) -> Any:
+    return boost(data.features, data.injected, data.weight, seed)
+
+
 def real_fraction(scores: _Float, data: TrainingSet) -> float:
-    """Return pi, the share of real sources among own detections: twice their fraction above the injections' median."""
-    if not data.own.any():
+    """Return pi, the share of real sources among own detections, from cross-fit scores (n,).
+
+    Without artefacts: twice the fraction of own detections above the injections' median. With them the classes are
+    known apart from the own detections, and the count above even odds is adjusted for what each class has there
+    (Forman 2008, "adjusted count"): own real sources depress the scores round themselves, so few reach the median.
+    """
+    own, bogus = scores[data.own], scores[~data.injected & ~data.own]
+    real = scores[data.injected]
+    if not len(own):
         return 0.0
-    return float(min(2.0 * np.mean(scores[data.own] > np.median(scores[data.injected])), 1.0))
+    if len(bogus) < _ENOUGH_ARTEFACTS:
+        return float(min(2.0 * np.mean(own > np.median(real)), 1.0))
+    found, false = np.mean(real > 0.0), np.mean(bogus > 0.0)
+    return float(np.clip((np.mean(own > 0.0) - false) / max(found - false, 1e-9), 0.0, 1.0))
 
 
 def clean(data: TrainingSet, seed: int) -> Cleaned:
     """Return the training set without the pi * N best own detections, with new cross-fit scores.
 
-    With enough artefacts the first scores come from them and the injections alone, since real sources that dominate
-    the own detections would be learned as bogus; what those scores leave of the own detections then joins, and pi is
-    estimated again. Without, the own detections are the bogus class from the start.
+    With enough artefacts the own detections weigh little at first: real ones that dominate them would be learned as
+    bogus otherwise, while kinds of bogus that neither injections nor artefacts resemble still show. Then pi is found
+    again with what is left of them at full weight. Without artefacts they are the bogus class from the start.
     """
-    if np.count_nonzero(~data.injected & ~data.own) >= _ENOUGH_ARTEFACTS:
-        scores = _scores_of_all(data, ~data.own, seed)
-        scores = _scores_of_all(data, _kept(data, scores)[0], seed + _FOLDS)
+    artefacts = np.count_nonzero(~data.injected & ~data.own)
+    if artefacts >= _ENOUGH_ARTEFACTS:
+        light = min(1.0, _LIGHT * artefacts / max(np.count_nonzero(data.own), 1))
+        keep, _ = _kept(data, cross_fit(data.weighted(light), seed))
+        scores = _scores_of_all(_balanced(data, keep), keep, seed + _FOLDS)
     else:
         scores = cross_fit(data, seed)
     keep, pi = _kept(data, scores)
-    cleaned = data.subset(keep)
+    cleaned = _balanced(data, keep).subset(keep)
     return Cleaned(cleaned, cross_fit(cleaned, seed + 2 * _FOLDS), pi, int((~keep).sum()))
+
+
+def _balanced(data: TrainingSet, keep: NDArray[np.bool_]) -> TrainingSet:
+    """Return `data` with weights by which the own detections to `keep` count as much as artefacts, within limits."""
+    artefacts, own = np.count_nonzero(~data.injected & ~data.own), np.count_nonzero(data.own & keep)
+    return data.weighted(float(np.clip(artefacts / max(own, 1), 1.0, _HEAVY)))
 
 
 def _kept(data: TrainingSet, scores: _Float) -> tuple[NDArray[np.bool_], float]:
@@ -97,5 +124,5 @@ def _scores_of_all(data: TrainingSet, known: NDArray[np.bool_], seed: int) -> _F
     part = data.subset(known)
     out[known] = cross_fit(part, seed)
     if not known.all():
-        out[~known] = margins(boost(part.features, part.injected, seed), data.features[~known])
+        out[~known] = margins(_trained(part, seed), data.features[~known])
     return out

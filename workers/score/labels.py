@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,16 @@ class TrainingSet:
     group: _Index
     """Detections at one place on the sky share a number; they are never split between training and test."""
 
+    weight: Floats
+    """Within its class."""
+
+    def weighted(self, own: float) -> TrainingSet:
+        """Return the set with weight `own` for own detections and 1 for all others."""
+        return replace(self, weight=np.where(self.own, np.float32(own), np.float32(1.0)))
+
     def subset(self, keep: NDArray[Any]) -> TrainingSet:
         """Return the part that `keep` (bool or indices) selects."""
-        return TrainingSet(self.features[keep], self.injected[keep], self.own[keep], self.snr[keep], self.group[keep])
+        return TrainingSet(**{name: column[keep] for name, column in vars(self).items()})
 
 
 def label_detections(sources: _Rows, truth: _Rows, artefacts: _Rows) -> NDArray[np.int8]:
@@ -130,6 +137,7 @@ def training_set(samples: Sequence[TrainingSample]) -> TrainingSet:
         own=label == 0,
         snr=rows["snr"].astype(np.float32),
         group=sky_groups(rows["ra"], rows["dec"]),
+        weight=np.ones(len(rows), np.float32),
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ConfigurationError
 from workers.imaging.stamps import Stamps
-from workers.score.boosting import boost, to_text
+from workers.score.boosting import boost, even_classes, to_text
 from workers.score.calibration import Calibration, figures_by_snr, fit_platt, operating_threshold
 from workers.score.cross_fit import Cleaned, clean
 from workers.score.features import features
@@ -55,9 +55,10 @@ def train(samples: Sequence[TrainingSample], config: ScoreConfig) -> Classifier:
     # the ends of the range that a sample of this size can tell from 0 and 1
     pi = float(np.clip(cleaned.realFraction, 1.0 / (own + 2.0), 1.0 - 1.0 / (own + 2.0)))
     real = cleaned.data.injected
-    calibration = Calibration(*fit_platt(cleaned.margins, real), pi)
+    weight = even_classes(cleaned.data.weight, real)
+    calibration = Calibration(*fit_platt(cleaned.margins, real, weight), pi)
     odds = calibration.log_odds(cleaned.margins)
-    threshold = operating_threshold(odds, real, pi)
+    threshold = operating_threshold(odds, real, weight, pi)
     accepted = calibration.reliability(cleaned.margins) >= threshold
     content = {
         "threshold": threshold,
@@ -66,7 +67,7 @@ def train(samples: Sequence[TrainingSample], config: ScoreConfig) -> Classifier:
         "crossFit": figures_by_snr(accepted, real, cleaned.data.snr, pi),
         "training": _training_record(samples, cleaned, config),
     }
-    booster = boost(cleaned.data.features, real, config.seed)
+    booster = boost(cleaned.data.features, real, cleaned.data.weight, config.seed)
     return make_classifier(to_text(booster), content)
 
 

@@ -112,8 +112,8 @@ def _summary(classifier: Classifier) -> str:
     """Return one line about a fresh classifier."""
     record, overall = classifier.card["training"], classifier.card["crossFit"][0]
     return (
-        f"{classifier.version}: {record['nReal']} injections and {record['nBogus']} + {record['nArtefacts']} bogus from "
-        f"{len(record['exposures'])} exposures; completeness {overall['completeness']:.1%}, bogus that pass "
+        f"{classifier.version}: {record['nReal']} injections and {record['nBogus']} + {record['nArtefacts']} bogus "
+        f"from {len(record['exposures'])} exposures; completeness {overall['completeness']:.1%}, bogus that pass "
         f"{overall['falsePositiveRate']:.1%} at reliability {classifier.threshold:.3f}; "
         f"{classifier.card['calibration']['realFraction']:.1%} of the survey's own detections look real"
     )

@@ -20,7 +20,7 @@ _KEPT = MaskPlane.SUSPECT | MaskPlane.CROSSTALK | MaskPlane.SPIKE | MaskPlane.IN
 _SATURATED_SHARE = 0.1
 """Of the inputs that cover a pixel; above it the pixel is SATURATED though others were not, and its PSF is theirs."""
 _NOISY = 4.0
-"""Variance over its median in the cell beyond which a pixel is HIGH_VARIANCE."""
+"""Background variance over its median in the cell beyond which a pixel is HIGH_VARIANCE."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
         mask[hopeless & ((mask & int(BLOCKING)) == 0)] |= int(MaskPlane.BAD)  # left out as streak or outlier
     absent = covered < max(min_epochs, 1)
     image[absent], variance[absent], mask[absent] = 0.0, 0.0, int(MaskPlane.NO_DATA)
-    mask |= _noisy(variance, mask)
-    psf = np.tensordot(stack.weights, stack.psfs, axes=1)
+    mask |= _noisy(stack, good, absent)
+    psf = np.einsum("n,nij->ij", stack.weights, stack.psfs)
     return Coadd(
         image=image,
         mask=mask,
@@ -112,10 +112,17 @@ def _kept_planes(stack: Stack, good: _Bool) -> MaskImage:
     return np.asarray(mask | np.where(share, int(MaskPlane.SATURATED), 0), np.int32)
 
 
-def _noisy(variance: FloatImage, mask: MaskImage) -> MaskImage:
-    """Return HIGH_VARIANCE where the variance is far above its median over the unmasked pixels."""
-    clear = (mask & int(BLOCKING)) == 0
+def _noisy(stack: Stack, good: _Bool, absent: _Bool) -> MaskImage:
+    """Return HIGH_VARIANCE where the background's variance is far above its median over the cell, for want of epochs.
+
+    With the median variance of each epoch, so that the photon noise of stars does not count.
+    """
+    sky = np.array([np.median(v[g]) if g.any() else 0.0 for v, g in zip(stack.variance, good, strict=True)])
+    weights = stack.weights / stack.weights.max()
+    weight = np.einsum("n,nij->ij", weights, good)
+    noise = np.einsum("n,nij->ij", weights**2 * sky, good) / np.where(weight > 0, weight, 1.0) ** 2
+    clear = (weight > 0) & ~absent
     if not clear.any():
-        return np.zeros(mask.shape, np.int32)
-    limit = _NOISY * float(np.median(variance[clear]))
-    return np.where(clear & (variance > limit), np.int32(MaskPlane.HIGH_VARIANCE), np.int32(0)).astype(np.int32)
+        return np.zeros(absent.shape, np.int32)
+    far = clear & (noise > _NOISY * np.median(noise[clear]))
+    return np.where(far, np.int32(MaskPlane.HIGH_VARIANCE), np.int32(0)).astype(np.int32)

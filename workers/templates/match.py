@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from workers.imaging.exposure import Exposure
 from workers.imaging.masks import MaskPlane
@@ -120,14 +121,22 @@ def _mosaic(
 
 
 def _filled(parts: list[Warped]) -> Warped:
-    """Return the first part with the pixels that it lacks, or has from a cut kernel only, taken from the next ones."""
+    """Return the first part with the pixels that it lacks, or has from a cut kernel, taken from the next ones.
+
+    Kernels are cut up to two pixels inside what is marked: the lost weight is too small to mark there, but not to see.
+    """
     image, mask, variance = parts[0].image.copy(), parts[0].mask.copy(), parts[0].variance.copy()
     for part in parts[1:]:
-        lacking = ((mask & (_NO_DATA | _EDGE)) != 0) & ((part.mask & (_NO_DATA | _EDGE)) == 0)
+        lacking = _near_cut(mask) & ~_near_cut(part.mask)
         lacking |= ((mask & _NO_DATA) != 0) & ((part.mask & _NO_DATA) == 0)
         image[lacking], mask[lacking] = part.image[lacking], part.mask[lacking]
         variance[lacking] = part.variance[lacking]
     return Warped(image, mask, variance, parts[0].noise_correlation)
+
+
+def _near_cut(mask: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Return the pixels within two of one without data or with a cut kernel."""
+    return np.asarray(ndimage.binary_dilation((mask & (_NO_DATA | _EDGE)) != 0, np.ones((3, 3)), iterations=2))
 
 
 def _psf(cells: _Cells, grid: Tessellation, exposure: Exposure, coverage: float) -> PsfModel:

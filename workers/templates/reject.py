@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,11 +23,20 @@ _HALO = 2
 """Pixels round an outlier that go with it: the reach of the interpolation kernel's main lobes."""
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch, or the reference: image and variance (height, width), PSF (n, n)."""
+
+    image: _Planes
+    variance: _Planes
+    psf: NDArray[np.floating]
+
+
 def find_outliers(image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArray[np.floating], fwhm: float) -> _Bool:
     """Return the outlier pixels of N registered epochs, bool (N, height, width).
 
     `image` (nJy), `variance` (nJy²) and `usable` are (N, height, width); `psfs` (N, n, n) of unit sum; `fwhm` pixels.
-    The reference is the median of the epochs (of two: the lower). Before an epoch is compared with it, the sharper of
+    The reference is the median of the epochs (of two: the other). Before an epoch is compared with it, the sharper of
     the two is blurred by a Gaussian to the width of the other. What seeing differences remain are allowed for: a
     deviation counts only by what it exceeds the reference's greatest value within half a FWHM, times the largest
     difference of the PSFs after blurring plus a tenth. So star cores are never clipped, and what lies on one is found
@@ -34,23 +44,33 @@ def find_outliers(image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArra
     """
     if len(image) < 2:
         return np.zeros(image.shape, bool)
-    reference, reference_variance = reference_image(image, variance, usable)
-    peak = _local_peak(reference, reference_variance, fwhm)
-    widths = psf_widths(psfs)
-    middle = float(np.median(widths))
-    reference_psf = np.median(psfs, axis=0)
-    planes = []
-    for epoch in range(len(image)):
-        filled = np.where(usable[epoch], image[epoch], reference)
-        blur = np.sqrt(abs(middle**2 - widths[epoch] ** 2))
-        sharp, broad = (filled, variance[epoch], psfs[epoch]), (reference, reference_variance, reference_psf)
-        if widths[epoch] > middle:
-            sharp, broad = broad, sharp
-        sharp = _blurred(*sharp, blur)
-        allowed = np.float32(FLOOR + np.abs(sharp[2] - broad[2]).max() / reference_psf.max()) * peak
-        excess = _excess(sharp[0] - broad[0], allowed) * usable[epoch]
-        planes.append(_grown(_significance(excess, sharp[1] + broad[1]), usable[epoch]))
-    return np.stack(planes)
+    median = _Epoch(*reference_image(image, variance, usable), np.median(psfs, axis=0))
+    peak = _local_peak(median, fwhm)
+    found = []
+    for k, here in enumerate(usable):
+        epoch = _Epoch(np.where(here, image[k], median.image), variance[k], psfs[k])
+        if len(image) == 2:  # one against the other, and only the higher of the two is wrong
+            other = 1 - k
+            filled = np.where(usable[other], image[other], epoch.image)
+            deviation, noise, spread = _compared(epoch, _Epoch(filled, variance[other], psfs[other]))
+            deviation = np.maximum(deviation, np.float32(0.0))
+        else:
+            deviation, noise, spread = _compared(epoch, median)
+        excess = _excess(deviation, np.float32(FLOOR + spread) * peak) * here
+        found.append(_grown(_significance(excess, noise), here))
+    return np.stack(found)
+
+
+def _compared(epoch: _Epoch, reference: _Epoch) -> tuple[_Planes, _Planes, float]:
+    """Return epoch - reference at the width of the broader, its variance, and the PSFs' difference over the peak."""
+    width, other = psf_widths(np.stack([epoch.psf, reference.psf]))
+    blur = float(np.sqrt(abs(width**2 - other**2)))
+    if width < other:
+        epoch = _blurred(epoch, blur)
+    else:
+        reference = _blurred(reference, blur)
+    spread = np.abs(epoch.psf - reference.psf).max() / reference.psf.max()
+    return epoch.image - reference.image, epoch.variance + reference.variance, float(spread)
 
 
 def psf_widths(psfs: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -58,17 +78,15 @@ def psf_widths(psfs: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(1.0 / (4.0 * np.pi * np.square(psfs).sum(axis=(1, 2)))), float)
 
 
-def _blurred(
-    image: _Planes, variance: _Planes, psf: NDArray[np.floating], sigma: float
-) -> tuple[_Planes, _Planes, NDArray[np.floating]]:
-    """Return image, variance and PSF convolved with a Gaussian of `sigma` pixels; unchanged below 0.1 pixels."""
+def _blurred(epoch: _Epoch, sigma: float) -> _Epoch:
+    """Return the epoch convolved with a Gaussian of `sigma` pixels; unchanged below 0.1 pixels."""
     if sigma < 0.1:
-        return image, variance, psf
+        return epoch
     axis = np.arange(-int(4 * sigma + 1), int(4 * sigma + 2))
     kernel = np.exp(-0.5 * np.square(axis / sigma))
     less_noise = np.float32(min(1.0, _CORRELATION * np.square(np.square(kernel / kernel.sum()).sum())))
     blur = partial(ndimage.gaussian_filter, sigma=sigma, mode="nearest", radius=int(axis[-1]))
-    return blur(image), variance * less_noise, blur(psf)
+    return _Epoch(blur(epoch.image), epoch.variance * less_noise, blur(epoch.psf))
 
 
 def _excess(deviation: _Planes, allowed: _Planes) -> _Planes:
@@ -102,9 +120,10 @@ def reference_image(image: _Planes, variance: _Planes, usable: _Bool) -> tuple[_
     return median.astype(np.float32), (share * total).astype(np.float32)
 
 
-def _local_peak(reference: _Planes, variance: _Planes, fwhm: float) -> _Planes:
+def _local_peak(reference: _Epoch, fwhm: float) -> _Planes:
     """Return the greatest value within half a FWHM of each pixel, 0 where it is within three sigma of the sky."""
-    bright = np.where(reference > 3.0 * np.sqrt(variance), reference, np.float32(0.0))
+    noise = np.sqrt(reference.variance)
+    bright = np.where(reference.image > 3.0 * noise, reference.image, np.float32(0.0))
     size = 2 * int(np.ceil(0.5 * fwhm)) + 1
     return np.asarray(ndimage.maximum_filter(bright, size=size, mode="nearest"))
 

@@ -147,6 +147,18 @@ def test_commits_cannot_skip(bus: EmbeddedBus) -> None:
     session.close()
 
 
+def test_a_fenced_commit_forgets_what_was_polled(bus: EmbeddedBus) -> None:
+    bus.publish(out("t", b"a", b"b"))
+    session = bus.session("g", ["t"])
+    old = session.poll(1, 0)
+    session.commit([], old)
+    assert values(session.poll(1, 0)) == [b"b"]
+    with pytest.raises(FencedError):
+        session.commit([], old)
+    assert values(session.poll(1, 0)) == [b"b"]
+    session.close()
+
+
 def test_poll_is_fair_and_bounded(bus: EmbeddedBus) -> None:
     bus.publish([Outgoing("wide", b"%d" % n, b"%d" % n, 0) for n in range(200)])
     session = bus.session("g", ["wide"])
@@ -229,6 +241,7 @@ def test_a_partition_in_work_waits_for_its_commit(bus: EmbeddedBus) -> None:
     time.sleep(0.5)
     held = {("wide", m.partition) for m in got + other}
     assert first.assigned() == held
+    assert len({m.partition for m in first.poll(20, 0)}) == 1  # the other has an heir: no more work on it
     first.rewind()
     until(lambda: len(third.assigned() | fourth.assigned()) == 2 and len(first.assigned()) == 1)
     for session in (first, second, third, fourth):

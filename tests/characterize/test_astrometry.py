@@ -1,0 +1,61 @@
+"""Astrometry on catalogues alone: many random fields, all of them solved."""
+
+import numpy as np
+import pytest
+from scipy.spatial import KDTree
+
+from schemas.errors import DataError
+from workers.characterize.astrometry import solve_astrometry
+from workers.characterize.pipeline import SOURCE_DTYPE
+from workers.survey.config import CharacterizeConfig
+
+SHAPE, PAD = (768, 768), 60
+CONFIG = CharacterizeConfig()
+
+
+def scene(seed, stars, draw_wcs, **header):
+    true_wcs, misplaced, make_reference = draw_wcs
+    rng = np.random.default_rng(seed)
+    wcs = true_wcs(rng, SHAPE)
+    number = int(stars * ((768 + 2 * PAD) / 768) ** 2)
+    x, y = rng.uniform(-PAD, 768 + PAD, (2, number))
+    flux = 300.0 * (rng.pareto(0.8, number) + 1.0)
+    reference = make_reference(rng, wcs, x, y, flux * 30.0, 0.2, 0.3)
+    seen = (x > 2) & (x < 765) & (y > 2) & (y < 765) & (rng.random(number) > 0.1)
+    sources = np.zeros(np.count_nonzero(seen), SOURCE_DTYPE)
+    error = 0.01 + 3.0 / flux[seen]
+    sources["x"], sources["y"] = x[seen] + rng.normal(0, error), y[seen] + rng.normal(0, error)
+    sources["xErr"] = sources["yErr"] = error
+    sources["flux"], sources["snr"] = flux[seen], flux[seen] / 30.0
+    return wcs, misplaced(wcs, rng, **header), sources, reference
+
+
+@pytest.mark.parametrize("stars", [40, 80, 300, 1000])
+def test_every_field_is_solved(stars, draw_wcs):
+    grid = np.meshgrid(np.linspace(20, 748, 8), np.linspace(20, 748, 8))
+    x, y = (axis.ravel() for axis in grid)
+    for seed in range(20):
+        wcs, header, sources, reference = scene(seed, stars, draw_wcs)
+        found = solve_astrometry(header, sources, reference, "r", SHAPE, CONFIG)
+        fx, fy = found.wcs.sky_to_pixel(*wcs.pixel_to_sky(x, y))
+        assert np.sqrt(np.mean((fx - x) ** 2 + (fy - y) ** 2) / 2) < 0.05
+        there = np.stack(wcs.sky_to_pixel(reference.ra, reference.dec), axis=1)
+        apart = KDTree(there).query(np.stack([sources["x"], sources["y"]], axis=1))[0]
+        assert len(found.source) > 0.95 * np.count_nonzero(apart < 0.1)
+        assert found.rms < 0.02
+        assert len(set(found.reference.tolist())) == len(found.reference)
+
+
+def test_saturated_sources_help_the_search_but_not_the_fit(draw_wcs):
+    _, header, sources, reference = scene(3, 200, draw_wcs)
+    brightest = np.argsort(-sources["flux"])[:30]
+    sources["xErr"][brightest] = np.nan
+    sources["x"][brightest] += 1.0
+    found = solve_astrometry(header, sources, reference, "r", SHAPE, CONFIG)
+    assert not set(brightest.tolist()) & set(found.source.tolist())
+
+
+def test_a_header_too_far_off_is_told(draw_wcs):
+    _, header, sources, reference = scene(4, 100, draw_wcs, arcsec=(60.0, 70.0))
+    with pytest.raises(DataError, match="off by more than search_radius_arcsec = 20"):
+        solve_astrometry(header, sources, reference, "r", SHAPE, CONFIG)

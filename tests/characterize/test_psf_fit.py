@@ -1,0 +1,107 @@
+"""The fitted PSF against the one that drew the stars."""
+
+import numpy as np
+import pytest
+
+from schemas.errors import DataError
+from workers.characterize.psf_fit import fit_psf, psf_degree
+from workers.characterize.star_selection import select_stars
+from workers.imaging.background import source_free_background
+from workers.imaging.detection import detect
+from workers.imaging.psf import PsfModel
+
+
+def fitted(field, **changes):
+    image, variance = np.array(field.exposure.image), np.array(field.exposure.variance)
+    usable = np.ones(image.shape, bool)
+    background = source_free_background(image, ~usable, mesh=64)
+    image = image - background.level
+    rows = detect(image, background.noise, ~usable, threshold=5.0).rows
+    stars = select_stars(image, background.noise, usable, rows, min_snr=50.0, stamp_size=25)
+    chosen = rows[stars.rows]
+    settings = {"fwhm": stars.fwhm, "size": 25, "max_degree": 2, **changes}
+    return fit_psf(image, variance, usable, chosen["x"], chosen["y"], **settings)
+
+
+def compared(field, model):
+    """Relative errors, over a grid, of the width and of the flux that the model gives a noiseless star."""
+    width, flux = [], []
+    for x in np.linspace(40, 728, 5):
+        for y in np.linspace(40, 728, 5):
+            true = field.psf_stamp(x, y, 25)
+            ours = model.stamps(x, y)[0]
+            reference = PsfModel((true / true.sum())[None].astype(np.float32), 0, model.width, model.height)
+            width.append(model.fwhm(x, y) / reference.fwhm(x, y) - 1.0)
+            flux.append((true * ours).sum() / np.square(ours).sum())
+    return np.array(width), np.array(flux) / np.mean(flux) - 1.0
+
+
+@pytest.mark.parametrize(
+    ("fwhm", "beta", "variation"), [(3.6, 3.5, 0.06), (2.6, np.inf, 0.06), (4.5, 3.0, 0.10), (3.0, 4.0, 0.0)]
+)
+def test_width_and_flux_over_the_field(draw_field, fwhm, beta, variation):
+    biases = []
+    for seed in range(3):
+        field = draw_field(seed, stars=250, faintest=2500.0, fwhm=fwhm, beta=beta, variation=variation)
+        found = fitted(field)
+        width, flux = compared(field, found.model)
+        biases.append(width.mean())
+        assert np.abs(width).max() < 0.05
+        assert flux.std() < 0.01
+        assert found.used.mean() > 0.8
+        assert 0.5 < found.chi2 < 1.5
+    assert abs(np.mean(biases)) < 0.01
+
+
+def test_bright_stars_show_the_models_own_limit(draw_field):
+    field = draw_field(1, stars=150, faintest=1e5, brightest=1e6)
+    found = fitted(field)
+    width, flux = compared(field, found.model)
+    assert found.model.degree == 2
+    assert abs(width.mean()) < 0.003
+    assert flux.std() < 0.002
+    assert np.abs(flux).max() < 0.006
+
+
+def test_stamps_are_unit_sum_and_fall_to_zero_at_the_rim(draw_field):
+    model = fitted(draw_field(2, faintest=1500.0)).model
+    stamps = model.stamps([10.0, 380.0, 750.0], [700.0, 380.0, 20.0])
+    np.testing.assert_allclose(stamps.sum(axis=(1, 2)), 1.0)
+    rim = np.concatenate([stamps[:, 0], stamps[:, -1], stamps[:, :, 0], stamps[:, :, -1]], axis=1)
+    assert np.abs(rim).max() < 1e-4 * stamps.max()
+    assert stamps.min() > -2e-3 * stamps.max()
+
+
+def test_blends_and_galaxies_among_the_candidates_leave(draw_field):
+    field = draw_field(4, stars=150, faintest=5000.0, variation=0.0)
+    image = field.exposure.image - 400.0 - 30.0 * np.linspace(-1, 1, 768)[None, :]
+    inside = (field.x > 40) & (field.x < 728) & (field.y > 40) & (field.y < 728) & (field.electrons > 1e4)
+    near = np.array([np.sort(np.hypot(field.x - a, field.y - b))[1] for a, b in zip(field.x, field.y, strict=True)])
+    good = np.flatnonzero(inside & (near > 20))[:25]
+    bad = np.array([[100.5, 300.5], [620.2, 505.1], [333.0, 650.0]])
+    rows, columns = np.indices(image.shape)
+    for x, y in bad:
+        image = image + 500.0 * np.exp(-0.5 * ((rows - y) ** 2 + (columns - x) ** 2) / 16.0)
+    x, y = np.r_[field.x[good], bad[:, 0]], np.r_[field.y[good], bad[:, 1]]
+    found = fit_psf(
+        image, np.array(field.exposure.variance), np.ones(image.shape, bool), x, y, fwhm=4.0, size=25, max_degree=2
+    )
+    assert not found.used[-3:].any()
+    assert found.used[:-3].mean() > 0.85
+
+
+def test_the_degree_follows_the_stars():
+    assert [psf_degree(n, 3) for n in (3, 11, 12, 29, 30, 60)] == [0, 0, 1, 1, 2, 3]
+    assert psf_degree(500, 1) == 1
+
+
+def test_three_stars_give_a_constant_psf_and_two_none(draw_field):
+    field = draw_field(5, stars=12, faintest=5e4, variation=0.0)
+    image = field.exposure.image - field.expected.min()
+    inside = np.flatnonzero((field.x > 30) & (field.x < 738) & (field.y > 30) & (field.y < 738))
+    arguments = (np.array(field.exposure.variance), np.ones(image.shape, bool))
+    three = inside[:3]
+    found = fit_psf(image, *arguments, field.x[three], field.y[three], fwhm=4.0, size=25, max_degree=2)
+    assert found.model.degree == 0
+    with pytest.raises(DataError, match="PSF needs at least 3 isolated, unsaturated stars; 2 of 2"):
+        fit_psf(image, *arguments, field.x[three[:2]], field.y[three[:2]], fwhm=4.0, size=25, max_degree=2)
