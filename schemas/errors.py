@@ -45,7 +45,7 @@ class ConfigurationError(SkydeltaError):
 
 
 class DataError(SkydeltaError):
-    """This input can't be processed and never will: dead letter, and the stream goes on."""
+    """An input that can't be processed and never will: dead letter, and the stream goes on."""
 
     exit_code = 5
 

@@ -60,12 +60,14 @@ def _guarded(what: str, look: Callable[[], str]) -> Iterator[Finding]:
 def _configuration(folder: Path) -> str:
     survey = load_survey(folder)
     amplifiers = sum(len(detector.amplifiers) for detector in survey.camera.detectors)
-    return f"{survey.config.name}, camera {survey.camera.name}: {len(survey.camera.detectors)} detectors, {amplifiers} amplifiers"
+    detectors = len(survey.camera.detectors)
+    return f"{survey.config.name}, camera {survey.camera.name}: {detectors} detectors, {amplifiers} amplifiers"
 
 
 def _raw(survey: Survey, path: Path) -> str:
     info = read_file(path, survey).info
-    return f"{path.name}: {info.kind}, visit {info.label}, band {info.band}, MJD TAI {info.midpointMjdTai:.5f}, night {info.night}"
+    time = f"MJD TAI {info.midpointMjdTai:.5f}, night {info.night}"
+    return f"{path.name}: {info.kind}, visit {info.label}, band {info.band}, {time}"
 
 
 def _astrometry(survey: Survey, path: Path) -> str:

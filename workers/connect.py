@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from schemas.errors import ConfigurationError
 from stream.blobs import BlobStore
 from stream.dead_letters import DeadLetters
 from stream.topics import Topics
 from workers.clock import mjd_tai_now
 from workers.version import code_version
 
-from schemas.errors import ConfigurationError
-
 if TYPE_CHECKING:
     from stream.bus import Bus
-    from workers.database import DiaDatabase
+    from workers.database import Database
     from workers.survey.config import Survey
 
 __all__ = ["database_path", "open_blobs", "open_bus", "open_database", "open_dead_letters", "open_topics"]
@@ -52,7 +51,7 @@ def database_path(survey: Survey, prefix: str = "") -> str:
     return str(path.with_name(prefix + path.name))
 
 
-def open_database(survey: Survey, prefix: str = "") -> DiaDatabase:
+def open_database(survey: Survey, prefix: str = "") -> Database:
     """Return the DIA database of the survey; raises UnreachableError or ConfigurationError."""
     from workers.database.sqlite import SqliteDatabase
 

@@ -55,7 +55,7 @@ class _Parts:
 def run_demo(root: Path, config: SimulatedSurvey, workers: int, say: Say, bus: str = "") -> DemoRun:
     """Simulate, calibrate, build templates, train, and run the live night; everything lies below `root` afterwards.
 
-    `bus` is text for the [bus] table of survey.toml; empty for the embedded bus. Raises SkydeltaError where a part fails.
+    `bus` is text for the [bus] table of survey.toml; empty for the embedded bus. Raises SkydeltaError.
     """
     parts = _Parts(say)
     with parts.part("simulate a survey"):

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stream.blobs import BlobStore
 
 import schemas
 from schemas.errors import SchemaError
 from stream import codec
+from stream.blobs import BlobStore
 from workers.imaging import stamps as stamp_files
 from workers.imaging.exposure import Exposure, ExposureInfo
 from workers.imaging.fits import exposure_from_bytes, exposure_to_bytes

@@ -25,7 +25,7 @@ _THRESHOLD = 8.0
 
 
 def with_rough_wcs(survey: Survey, scale: float, rotation: float, parity: int) -> Survey:
-    """Return the survey with a nominal WCS, and add its table to camera.toml; raises ConfigurationError if it has one."""
+    """Return the survey with a nominal WCS, added to camera.toml; raises ConfigurationError if it has one."""
     if survey.camera.wcs is not None:
         raise ConfigurationError(
             f"{survey.config.camera} has a [wcs] table already; edit it there, or leave --scale out"

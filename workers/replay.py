@@ -78,7 +78,7 @@ def publish_night(
     speed: float | None,
     wait: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Publish the messages with their original timestamps, paced by event time over `speed`; None: as fast as it goes."""
+    """Publish messages with their original timestamps, paced by event time over `speed`; None: at once."""
     names = {live.name(topic): replay.name(topic) for topic in ("scored", "exposures")}
     previous = messages[0].timestamp
     for message in messages:

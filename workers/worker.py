@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stream.blobs import BlobStore
-from stream.topics import Topics
-
 from schemas.errors import SkydeltaError
 from stream import codec
+from stream.blobs import BlobStore
 from stream.bus import Message, Outgoing
+from stream.topics import Topics
 from workers.clock import Clock, event_timestamp
 from workers.items import CalexpItem, RawItem, SourcesItem, decode, encode, info_of, timed
 

@@ -13,7 +13,7 @@ from workers.imaging.exposure import Exposure, ExposureInfo
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.wcs import SkyWcs
 
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(4)
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(3)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def make_field(
         return fwhm * (1 + variation * (0.5 * (u**2 + v**2) + 0.5 * u - 0.3 * v))
 
     expected = np.full(shape, sky) + 30.0 * np.linspace(-1, 1, width)[None, :]
-    size = 61
+    size = 51
     for i in range(0, number, 32):
         part = slice(i, i + 32)
         cx, cy = np.round(x[part]).astype(int), np.round(y[part]).astype(int)

@@ -34,7 +34,7 @@ def scene(seed, stars, draw_wcs, **header):
 def test_every_field_is_solved(stars, draw_wcs):
     grid = np.meshgrid(np.linspace(20, 748, 8), np.linspace(20, 748, 8))
     x, y = (axis.ravel() for axis in grid)
-    for seed in range(20):
+    for seed in range(16):
         wcs, header, sources, reference = scene(seed, stars, draw_wcs)
         found = solve_astrometry(header, sources, reference, "r", SHAPE, CONFIG)
         fx, fy = found.wcs.sky_to_pixel(*wcs.pixel_to_sky(x, y))

@@ -39,7 +39,7 @@ def bright_ratio(found, field, snr=100.0):
 
 @pytest.fixture(scope="module")
 def calibrated(draw_field):
-    fields = [draw_field(seed, faintest=2000.0) for seed in range(4)]
+    fields = [draw_field(seed, faintest=2000.0) for seed in range(3)]
     return [(field, characterize(field.exposure, field.reference, CONFIG)) for field in fields]
 
 
@@ -102,7 +102,7 @@ def test_the_same_input_gives_the_same_bytes(draw_field):
 
 
 def test_a_sparse_field_is_solved(draw_field):
-    for seed in range(3):
+    for seed in range(2):
         field = draw_field(seed, stars=40, faintest=4000.0)
         found = characterize(field.exposure, field.reference, CONFIG)
         assert wcs_error(found.wcs, field)[0] < 0.06

@@ -41,7 +41,7 @@ def compared(field, model):
 )
 def test_width_and_flux_over_the_field(draw_field, fwhm, beta, variation):
     biases = []
-    for seed in range(3):
+    for seed in range(2):
         field = draw_field(seed, stars=250, faintest=2500.0, fwhm=fwhm, beta=beta, variation=variation)
         found = fitted(field)
         width, flux = compared(field, found.model)

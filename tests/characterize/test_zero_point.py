@@ -22,7 +22,7 @@ def stars(rng, count, zero=25.0, scatter=0.0, outliers=0.0, faintest=150.0):
 @pytest.mark.parametrize(("count", "scatter", "outliers"), [(300, 0.0, 0.0), (60, 0.01, 0.0), (300, 0.01, 0.1)])
 def test_pulls(count, scatter, outliers):
     pulls = []
-    for seed in range(300):
+    for seed in range(150):
         rng = np.random.default_rng(seed)
         found = fit_zero_point(*stars(rng, count, scatter=scatter, outliers=outliers), min_stars=8)
         pulls.append((found.nJyPerElectron / 25.0 - 1.0) / found.relativeError)
@@ -33,9 +33,9 @@ def test_pulls(count, scatter, outliers):
 def test_faint_stars_do_not_bias():
     ratio = [
         fit_zero_point(*stars(np.random.default_rng(s), 400, faintest=60.0), min_stars=8).nJyPerElectron / 25
-        for s in range(200)
+        for s in range(120)
     ]
-    assert np.mean(ratio) == pytest.approx(1.0, abs=5e-4)
+    assert np.mean(ratio) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_the_scatter_is_told():

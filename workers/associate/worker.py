@@ -180,8 +180,8 @@ class AssociateWorker:
         rows = result.sources[chosen]
         matrices = local_matrices(rows["x"], rows["y"], *item.corners, (detector.height, detector.width))
         size = item.stamps.difference.shape[1] if item.stamps is not None else 0
-        columns = [rows[name].astype(float).tolist() for name in ("ra", "dec", "x", "y")]
-        return [wcs_cards(*values, matrix, size) for *values, matrix in zip(*columns, matrices, strict=True)]
+        places = zip(*(rows[name].astype(float).tolist() for name in ("ra", "dec", "x", "y")), matrices, strict=True)
+        return [wcs_cards(ra, dec, x, y, matrix, size) for ra, dec, x, y, matrix in places]
 
 
 def _context(item: SourcesItem, time: StageTime) -> AlertContext:

@@ -1,4 +1,4 @@
-"""`skydelta check`: is everything there that a night needs?"""
+"""`skydelta check`: whether everything is there that a night needs."""
 
 from __future__ import annotations
 

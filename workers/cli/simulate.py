@@ -30,8 +30,9 @@ def command(folder: Path, preset: str, seed: int | None, size: int | None, detec
     config = PRESETS[preset]
     if seed is not None:
         config = replace(config, seed=seed)
-    chosen = {"width": size, "height": size, "count": detectors}
-    config = replace(config, detectors=replace(config.detectors, **{k: v for k, v in chosen.items() if v is not None}))
+    old = config.detectors
+    chips = replace(old, width=size or old.width, height=size or old.height, count=detectors or old.count)
+    config = replace(config, detectors=chips)
     files = write_survey(folder, config, workers=workers)
     counts = {**{kind: len(paths) for kind, paths in files.calibration.items()}, "archive": len(files.archive)}
     counts |= {"recent": len(files.recent), "live": len(files.live)}

@@ -1,4 +1,4 @@
-"""`skydelta status`: is the night well?"""
+"""`skydelta status`: how the night is going."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.records import records
 from workers.survey.config import Survey
 from workers.worker import INPUT
 
-__all__ = ["command", "collect"]
+__all__ = ["collect", "command"]
 
 
 @click.command()

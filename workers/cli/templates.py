@@ -11,6 +11,7 @@ from schemas.errors import ConfigurationError
 from workers.cli.options import json_option, print_json, print_table, survey_option
 from workers.survey.config import Survey
 from workers.templates.calexps import index_calexps
+from workers.templates.cell import CellRecord
 from workers.templates.pipeline import build, plan
 from workers.templates.store import Manifest, TemplateStore
 from workers.templates.window import inside_window
@@ -33,11 +34,13 @@ def plan_templates(survey: Survey, as_json: bool) -> None:
     plans = plan(entries, config)
     inside = len(inside_window(entries, config))
     if as_json:
-        cells = [{"band": p.band, "cell": str(p.cell), "templateId": p.templateId, "epochs": p.nEpochs} for p in plans]
+        cells = [
+            {"band": p.band, "cell": str(p.cell), "templateId": p.templateId, "epochs": len(p.inputs)} for p in plans
+        ]
         print_json({"calexps": len(entries), "insideWindow": inside, "cells": cells})
         return
     click.echo(f"{inside} of {len(entries)} calibrated exposures lie in MJD TAI [{config.begin}, {config.end}]")
-    epochs = Counter((p.band, p.nEpochs) for p in plans)
+    epochs = Counter((p.band, len(p.inputs)) for p in plans)
     print_table(("band", "epochs", "cells"), [(*key, count) for key, count in sorted(epochs.items())])
 
 
@@ -76,15 +79,16 @@ def _show(manifest: Manifest, as_json: bool, store: TemplateStore | None = None)
         return
     click.echo(f"version {manifest.version}, window MJD TAI [{manifest.begin}, {manifest.end}]")
     columns = ("templateId", "band", "tract", "x", "y", "epochs", "first", "last", "depth nJy", "fwhm")
-    rows = [
-        (r.templateId, r.band, r.tract, r.cellX, r.cellY, r.nEpochs)
-        + (f"{r.firstEpochMjdTai:.3f}", f"{r.lastEpochMjdTai:.3f}", float(r.depth), float(r.fwhm))
-        for r in manifest.cells
-    ]
-    print_table(columns, rows)
+    print_table(columns, [_row(record) for record in manifest.cells])
 
 
-def _cell(record: Any, store: TemplateStore | None) -> dict[str, Any]:
+def _row(record: CellRecord) -> tuple[Any, ...]:
+    place = (record.templateId, record.band, record.tract, record.cellX, record.cellY, record.nEpochs)
+    epochs = (f"{record.firstEpochMjdTai:.3f}", f"{record.lastEpochMjdTai:.3f}")
+    return (*place, *epochs, float(record.depth), float(record.fwhm))
+
+
+def _cell(record: CellRecord, store: TemplateStore | None) -> dict[str, Any]:
     cell = dict(vars(record))
     if store is not None:
         inputs = store.read(record).plan.inputs

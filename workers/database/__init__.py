@@ -16,7 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EXPOSURE_DTYPE", "OBJECT_DTYPE", "Announcement", "DiaDatabase", "Position", "StoredOutput"]
+__all__ = [
+    "EXPOSURE_DTYPE",
+    "OBJECT_DTYPE",
+    "Announcement",
+    "Database",
+    "DiaDatabase",
+    "DiaReader",
+    "Position",
+    "StoredOutput",
+]
 
 Rows = NDArray[Any]
 
@@ -148,3 +157,10 @@ class DiaReader(Protocol):
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows by table."""
+
+    def close(self) -> None:
+        """Release the file or connection; closing twice is allowed."""
+
+
+class Database(DiaDatabase, DiaReader, Protocol):
+    """Both ports: what `workers.connect.open_database` opens."""

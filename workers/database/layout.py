@@ -29,7 +29,8 @@ CREATE TABLE IF NOT EXISTS outputs(
   PRIMARY KEY(grp, topic, part, off, rank));
 CREATE TABLE IF NOT EXISTS announcements(
   rank INTEGER PRIMARY KEY, visit INTEGER NOT NULL, detector INTEGER NOT NULL, tile INTEGER NOT NULL,
-  mjd REAL NOT NULL, sha256 TEXT NOT NULL, night INTEGER NOT NULL, outcome TEXT NOT NULL, alerts INTEGER NOT NULL, message BLOB,
+  mjd REAL NOT NULL, sha256 TEXT NOT NULL, night INTEGER NOT NULL, outcome TEXT NOT NULL,
+  alerts INTEGER NOT NULL, message BLOB,
   UNIQUE(visit, detector));
 CREATE INDEX IF NOT EXISTS announcements_open ON announcements(tile, rank) WHERE outcome = 'open';
 CREATE TABLE IF NOT EXISTS dia_objects(

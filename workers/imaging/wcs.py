@@ -33,7 +33,7 @@ class SkyWcs:
                 raise DataError(f"the WCS in the header can't be used: {error}") from error
         if not wcs.has_celestial:
             raise DataError(
-                'the header holds no celestial WCS (CTYPE1/CTYPE2 missing); set [wcs] from = "pointing" in camera.toml, '
+                "the header holds no celestial WCS (CTYPE1/CTYPE2 missing); give camera.toml a [wcs] table, "
                 "or make a rough one with `skydelta reference from-frame`"
             )
         wcs = wcs.celestial

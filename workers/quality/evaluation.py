@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ MATCH_RADIUS = 2.0
 """Pixels between a source and what it may be."""
 
 MARGIN = 24.0
-"""Pixels from the edge of the detector within which dithers leave the template incomplete: nothing is asked for there."""
+"""Pixels from the edge of the detector within which dithers leave the template incomplete: not judged."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ _Tally = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
 def _bins(tally: _Tally, measured: NDArray[np.floating], real: NDArray[np.bool_]) -> list[BinRow]:
     snr, found, alerted = tally
     rows = []
-    for low, high in zip(BINS[:-1], BINS[1:], strict=True):
+    for low, high in pairwise(BINS):
         here, there = (snr >= low) & (snr < high), (measured >= low) & (measured < high)
         counts = (here, here & found, here & alerted, there, there & real)
         rows.append(BinRow(low, high, *(int(np.count_nonzero(part)) for part in counts)))

@@ -115,5 +115,6 @@ def _against_truth(evaluation: Evaluation) -> dict[str, str]:
         f"({_percent(evaluation.alerted8)} as alerts)",
         "purity": _percent(evaluation.purity),
         "positions": f"{evaluation.positionRms:.3f} px rms per axis, transients at S/N ≥ 8",
-        "flux pulls": f"mean {evaluation.pullMean:+.2f}, width {evaluation.pullWidth:.2f} ({evaluation.nPulls} transients at S/N ≥ 8)",
+        "flux pulls": f"mean {evaluation.pullMean:+.2f}, width {evaluation.pullWidth:.2f}, "
+        f"{evaluation.nPulls} transients at S/N ≥ 8",
     }

@@ -59,8 +59,8 @@ def light_curve_svg(
         *(f - e for f, e in zip(fluxes, errors, strict=True)),
     ]
     all_values += [limit for _, limit in limits]
-    x = _scale(all_times, left + 8, width - 10)
-    y = _scale(all_values, height - bottom, top)
+    x = _Scale(all_times, left + 8, width - 10)
+    y = _Scale(all_values, height - bottom, top)
     colours = {band: COLOURS[i % len(COLOURS)] for i, band in enumerate(sorted(set(bands)))}
     parts = [
         f'<line x1="{left}" y1="{y(0.0):.1f}" x2="{width}" y2="{y(0.0):.1f}" stroke="#aaa" stroke-dasharray="3 3"/>',
@@ -69,13 +69,16 @@ def light_curve_svg(
     for time, limit in limits:
         parts.append(f'<path d="M{x(time) - 4:.1f} {y(limit):.1f}h8m-4 0v7m-2 -2l2 2l2 -2" fill="none" stroke="#888"/>')
     for time, flux, error, band in zip(times, fluxes, errors, bands, strict=True):
-        colour = colours[band]
         parts.append(
-            f'<path d="M{x(time):.1f} {y(flux - error):.1f}V{y(flux + error):.1f}" stroke="{colour}"/>'
-            f'<circle cx="{x(time):.1f}" cy="{y(flux):.1f}" r="3" fill="{colour}"><title>{band} {time:.5f} {flux:.0f} nJy</title></circle>'
+            _point(x(time), (y(flux), y(flux - error), y(flux + error)), colours[band], f"{time:.5f} {flux:.0f} nJy")
         )
     parts += _axis_labels(all_times, all_values, (width, height), left, bottom, top)
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">{"".join(parts)}</svg>'
+
+
+def _point(x: float, ys: tuple[float, float, float], colour: str, title: str) -> str:
+    bar = f'<path d="M{x:.1f} {ys[1]:.1f}V{ys[2]:.1f}" stroke="{colour}"/>'
+    return f'{bar}<circle cx="{x:.1f}" cy="{ys[0]:.1f}" r="3" fill="{colour}"><title>{title}</title></circle>'
 
 
 def _axis_labels(
@@ -91,7 +94,7 @@ def _axis_labels(
     ]
 
 
-class _scale:
+class _Scale:
     """A linear map from data to pixels with 5 % margin; a single value lands in the middle."""
 
     def __init__(self, values: Sequence[float], start: float, stop: float) -> None:
@@ -110,8 +113,8 @@ def sky_map_svg(points: Mapping[str, Sequence[tuple[float, float]]], size: tuple
     every = [point for group in points.values() for point in group]
     if not every:
         return ""
-    x = _scale([ra for ra, _ in every], width - 10, 10)
-    y = _scale([dec for _, dec in every], height - 24, 20)
+    x = _Scale([ra for ra, _ in every], width - 10, 10)
+    y = _Scale([dec for _, dec in every], height - 24, 20)
     parts = [f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" fill="none" stroke="currentColor"/>']
     for i, (name, group) in enumerate(points.items()):
         colour = COLOURS[i % len(COLOURS)]
@@ -121,7 +124,6 @@ def sky_map_svg(points: Mapping[str, Sequence[tuple[float, float]]], size: tuple
         ]
         parts.append(f'<text x="{8 + 110 * i}" y="14" font-size="11" fill="{colour}">{name} ({len(group)})</text>')
     low, high = min(ra for ra, _ in every), max(ra for ra, _ in every)
-    parts.append(
-        f'<text x="8" y="{height - 6}" font-size="10" fill="currentColor">RA {high:.3f} … {low:.3f} deg, east left</text>'
-    )
+    caption = f"RA {high:.3f} … {low:.3f} deg, east left"
+    parts.append(f'<text x="8" y="{height - 6}" font-size="10" fill="currentColor">{caption}</text>')
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">{"".join(parts)}</svg>'

@@ -26,7 +26,7 @@ _SECTION = re.compile(r"^\[\s*(\d+)\s*:\s*(\d+)\s*,\s*(\d+)\s*:\s*(\d+)\s*\]$")
 
 
 def parse_section(text: str) -> tuple[slice, slice]:
-    """Turn a FITS section such as ``[17:528,1:520]`` (1-based, inclusive, x first) into numpy (rows, columns) slices."""
+    """Turn a FITS section, ``[17:528,1:520]`` (1-based, inclusive, x first), into numpy (rows, columns) slices."""
     match = _SECTION.match(text)
     if match is None:
         raise ValueError(f"{text!r} is not a FITS section like [x0:x1,y0:y1]")
