@@ -11,7 +11,7 @@ from confluent_kafka import Consumer
 
 from stream.bus import Message, Outgoing
 from stream.bus.kafka_cluster import Cluster, GroupProtocol
-from stream.bus.kafka_log import bounds, read_span, visible_positions
+from stream.bus.kafka_log import read_span, settled_spans, visible_positions
 from stream.bus.kafka_membership import group_settings
 from stream.bus.kafka_session import KafkaSession
 from stream.bus.kafka_topics import ensure_topics
@@ -81,12 +81,12 @@ class KafkaBus:
         return session
 
     def read(self, topic: str) -> Iterator[Message]:
-        """Yield every committed message of `topic` that is there at the call, partition by partition."""
+        """Yield every committed message of `topic` that is there at the first call, partition by partition."""
         partitions = self._cluster.require([topic])[topic]
+        spans = settled_spans(self._cluster, [(topic, each) for each in range(partitions)])
         with self._reader() as reader:
-            spans = [bounds(self._cluster, reader, (topic, each)) for each in range(partitions)]
-            for each, (low, end) in enumerate(spans):
-                yield from read_span(self._cluster, reader, (topic, each), low, end)
+            for place, (low, end) in spans.items():
+                yield from read_span(self._cluster, reader, place, low, end)
 
     def lag(self, group: str, topics: Sequence[str]) -> dict[tuple[str, int], int]:
         """Return how many messages each (topic, partition) holds beyond the group's position.
@@ -96,10 +96,11 @@ class KafkaBus:
         counts = self._cluster.require(topics)
         places = [(topic, each) for topic, partitions in counts.items() for each in range(partitions)]
         lags = {}
+        positions = visible_positions(self._cluster, group, places)
+        spans = settled_spans(self._cluster, places)
         with self._reader() as reader:
-            for place, committed in visible_positions(self._cluster, group, places).items():
-                low, end = bounds(self._cluster, reader, place)
-                start = max(low, committed or 0)
+            for place, (low, end) in spans.items():
+                start = max(low, positions[place] or 0)
                 lags[place] = end - start
                 if lags[place] <= _COUNTED:
                     lags[place] = sum(1 for _ in read_span(self._cluster, reader, place, start, end))

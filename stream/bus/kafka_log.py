@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka import Message as KafkaMessage
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from schemas.errors import PositionLostError
 from stream.bus import Message
 from stream.bus.kafka_cluster import Cluster
 
-__all__ = ["Place", "bounds", "lost", "message_of", "read_span", "start_positions", "visible_positions"]
+__all__ = ["Place", "lost", "message_of", "read_span", "settled_spans", "spans", "start_positions", "visible_positions"]
 
 Place = tuple[str, int]
 """Topic and partition."""
+
+_SETTLING = 1.0  # s; that a transaction takes from the answer to its commit until everybody sees it
 
 
 def message_of(raw: KafkaMessage) -> Message:
@@ -36,14 +46,41 @@ def _bytes(value: bytes | str | None) -> bytes:
     return value.encode() if isinstance(value, str) else value or b""
 
 
-def bounds(cluster: Cluster, consumer: Consumer, place: Place) -> tuple[int, int]:
-    """Return the oldest offset kept at `place` and the end of what is committed; raises UnreachableError."""
+def spans(cluster: Cluster, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
+    """Return the oldest offset kept and the end of what is committed at each of `places`; raises UnreachableError."""
+    asked = [TopicPartition(*place) for place in places]
+    lows = _offsets(cluster, asked, OffsetSpec.earliest(), IsolationLevel.READ_COMMITTED)
+    ends = _offsets(cluster, asked, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
+    return {place: (low, max(low, ends[place])) for place, low in lows.items()}
+
+
+def settled_spans(cluster: Cluster, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
+    """Return `spans` once the transactions in flight have ended, for which it waits a second at most.
+
+    A commit returns before its markers are on every partition: what was just committed must not be missing here.
+    """
+    asked = [TopicPartition(*place) for place in places]
+    written = _offsets(cluster, asked, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+    deadline = time.monotonic() + _SETTLING
+    while True:
+        found = spans(cluster, places)
+        if all(end >= written[place] for place, (_, end) in found.items()) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)
+
+
+def _offsets(
+    cluster: Cluster, asked: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel
+) -> dict[Place, int]:
+    if not asked:
+        return {}
     try:
-        found = consumer.get_watermark_offsets(TopicPartition(*place), timeout=cluster.patience)
+        answers = cluster.admin().list_offsets(
+            dict.fromkeys(asked, spec), isolation_level=isolation, request_timeout=cluster.patience
+        )
+        return {(at.topic, at.partition): answer.result().offset for at, answer in answers.items()}
     except KafkaException as exception:
-        raise cluster.failure(f"asking for the ends of {place[0]}[{place[1]}]", exception) from exception
-    low, end = found
-    return low, end
+        raise cluster.failure("asking for the ends of the partitions", exception) from exception
 
 
 def _committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[Place]) -> dict[Place, int | None]:
@@ -63,12 +100,17 @@ def _committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[
 
 
 def visible_positions(cluster: Cluster, group: str, places: Iterable[Place]) -> dict[Place, int | None]:
-    """Return where `group` stands at each of `places`, None where nowhere; transactions in flight don't count yet.
+    """Return where `group` stands at each of `places`, None where nowhere.
 
-    Raises UnreachableError.
+    Waits a second at most for transactions in flight; then their positions don't count yet. Raises UnreachableError.
     """
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
-    answers = cluster.admin().list_consumer_group_offsets([asked], request_timeout=cluster.patience)
+    admin = cluster.admin()
+    try:
+        answers = admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=_SETTLING)
+        return _positions(answers[group].result().topic_partitions)
+    except KafkaException:
+        answers = admin.list_consumer_group_offsets([asked], request_timeout=cluster.patience)
     try:
         return _positions(answers[group].result().topic_partitions)
     except KafkaException as exception:
@@ -90,8 +132,10 @@ def start_positions(cluster: Cluster, consumer: Consumer, group: str, places: It
     Raises UnreachableError.
     """
     starts = {}
-    for place, committed in _committed_positions(cluster, consumer, places).items():
-        low, end = bounds(cluster, consumer, place)
+    positions = _committed_positions(cluster, consumer, places)
+    kept = spans(cluster, positions)
+    for place, committed in positions.items():
+        low, end = kept[place]
         starts[place] = start = committed or 0
         if not low <= start <= end:
             raise lost(cluster, group, place, committed, (low, end))
@@ -127,7 +171,7 @@ def read_span(cluster: Cluster, consumer: Consumer, place: Place, start: int, en
             if error.code() == KafkaError._PARTITION_EOF and (raw.offset() or 0) >= end:
                 return
             if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-                low, _ = bounds(cluster, consumer, place)  # retention went past us: go on with what is kept
+                low, _ = spans(cluster, [place])[place]  # retention went past us: go on with what is kept
                 consumer.assign([TopicPartition(*place, low)])
             continue
         if (raw.offset() or 0) >= end:

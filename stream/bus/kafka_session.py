@@ -14,7 +14,7 @@ from confluent_kafka import Message as KafkaMessage
 from schemas.errors import DataError, SkydeltaError, UnreachableError
 from stream.bus import Message, Outgoing
 from stream.bus.kafka_cluster import Cluster
-from stream.bus.kafka_log import Place, bounds, lost, message_of
+from stream.bus.kafka_log import Place, lost, message_of, spans
 from stream.bus.kafka_membership import Membership
 from stream.bus.kafka_transaction import Transactions
 
@@ -162,7 +162,7 @@ class KafkaSession:
             if position is None:
                 return None
             try:
-                kept = bounds(self._cluster, self._consumer, place)
+                kept = spans(self._cluster, [place])[place]
             except UnreachableError as unreachable:
                 return unreachable
             if kept[0] <= position <= kept[1]:  # told of a start before the position was known: go there again

@@ -78,23 +78,25 @@ def _seen(cluster: Cluster, names: Iterable[str]) -> dict[str, int]:
 
 def _make_room(cluster: Cluster, names: Sequence[str]) -> None:
     """Raise max.message.bytes of topics that somebody else created with less."""
-    if not names:
+    small = _too_small(cluster, names)
+    if not small:
         return
+    entry = ConfigEntry("max.message.bytes", str(LARGEST_MESSAGE), incremental_operation=AlterConfigOpType.SET)
+    changes = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry]) for name in small]
+    answers = cluster.admin().incremental_alter_configs(changes, request_timeout=cluster.patience)
+    _settled(cluster, "raising max.message.bytes", answers)
+    deadline = time.monotonic() + cluster.patience
+    while _too_small(cluster, small) and wait(deadline):  # until the brokers know
+        pass
+
+
+def _too_small(cluster: Cluster, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
     asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
     answers = cluster.admin().describe_configs(asked, request_timeout=cluster.patience)
-    limits = {
-        name: int(entries["max.message.bytes"].value or 0)
-        for name, entries in _settled(cluster, "reading the settings", answers).items()
-    }
-    entry = ConfigEntry("max.message.bytes", str(LARGEST_MESSAGE), incremental_operation=AlterConfigOpType.SET)
-    changes = [
-        ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
-        for name, limit in limits.items()
-        if limit < LARGEST_MESSAGE
-    ]
-    if changes:
-        answers = cluster.admin().incremental_alter_configs(changes, request_timeout=cluster.patience)
-        _settled(cluster, "raising max.message.bytes", answers)
+    settings = _settled(cluster, "reading the settings", answers)
+    return [name for name, each in settings.items() if int(each["max.message.bytes"].value or 0) < LARGEST_MESSAGE]
 
 
 def _settled(

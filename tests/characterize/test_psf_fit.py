@@ -105,3 +105,22 @@ def test_three_stars_give_a_constant_psf_and_two_none(draw_field):
     assert found.model.degree == 0
     with pytest.raises(DataError, match="PSF needs at least 3 isolated, unsaturated stars; 2 of 2"):
         fit_psf(image, *arguments, field.x[three[:2]], field.y[three[:2]], fwhm=4.0, size=25, max_degree=2)
+
+
+def test_stars_on_a_line_carry_no_two_dimensional_polynomial(draw_field):
+    field = draw_field(1, stars=300, faintest=5000.0, variation=0.0)
+    image = field.exposure.image - np.float32(400.0)
+    line = np.flatnonzero((np.abs(field.x - 300) < 12) & (field.y > 20) & (field.y < 748))
+    line = np.concatenate([line, line, line])[:40]
+    found = fit_psf(
+        image,
+        np.array(field.exposure.variance),
+        np.ones(image.shape, bool),
+        field.x[line],
+        field.y[line],
+        fwhm=4.0,
+        size=25,
+        max_degree=2,
+    )
+    assert found.model.degree == 0
+    assert np.isfinite(found.model.coefficients).all()

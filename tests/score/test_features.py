@@ -87,14 +87,14 @@ def test_mirrored_and_turned_stamps_give_nearly_the_same(drawn: Any) -> None:
 
 def test_fluxes_of_a_point_source_are_its_own(drawer: Draw) -> None:
     drawn = drawer(400, 0, 8)
-    pixels = source_pixels(drawn.sources, drawn.stamps)
-    pull = fit_point(pixels).snr - drawn.sources["snr"]
-    whole = np.isfinite(drawn.stamps.difference).all(axis=(1, 2)) & (
-        column(features(drawn.sources, drawn.stamps), "hostPeak") < 5
-    )
-    assert whole.sum() > 60
-    assert abs(pull[whole].mean()) < 0.5  # misplaced by a centroid error: a little low
-    assert 0.85 < pull[whole].std() < 1.25
+    fit = fit_point(source_pixels(drawn.sources, drawn.stamps))
+    sigma = 3.2 / 2.3548
+    true = drawn.sources["snr"] * 10.0 * np.sqrt(2.0) * np.sqrt(4.0 * np.pi) * sigma
+    pull = (fit.flux - true) * fit.snr / fit.flux
+    bare = column(features(drawn.sources, drawn.stamps), "hostPeak") < 5
+    assert bare.sum() > 60
+    assert abs(pull[bare].mean()) < 0.5  # misplaced by the centroid's error: a little low
+    assert 0.8 < pull[bare].std() < 1.2
 
 
 def test_masked_pixels_count_and_nothing_else(drawer: Draw) -> None:

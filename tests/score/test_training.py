@@ -61,7 +61,8 @@ def test_each_kind_is_detected_and_looks_as_it_should(pair: Any, kind: str) -> N
     labels = label_detections(result.sources, NOTHING, plan)
     assert (labels == 2).sum() > 0.5 * len(plan)
     if kind == "dipole":
-        assert result.sources["isDipole"][labels == 2].mean() > 0.3
+        assert result.sources["isDipole"][labels == 2].mean() > 0.15
+        assert 0.25 < result.sources["isNegative"][labels == 2].mean() < 0.75
     assert np.array_equal(pair.science.variance, science.variance) == (kind == "hit")
 
 

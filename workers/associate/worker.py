@@ -86,16 +86,20 @@ class AssociateWorker:
             )
         if known.sha256 != info.sha256:
             return []  # its announcement is among the dead letters as a conflict
+        late = known.outcome == "failed" and decoded.record["outcome"] != "failed"
+        if late:  # a dead letter was retried with success: its turn is now, after others that were later
+            self.database.reopen(info.visit, info.detector)
         self.database.deliver(info.visit, info.detector, message.value)
         outputs: list[StoredOutput] = []
         while (ready := self.database.next_ready(tile)) is not None:
-            outputs += self._close(*ready, message)
+            mine = (ready[0].visit, ready[0].detector) == (info.visit, info.detector)
+            outputs += self._close(*ready, message, late=late and mine)
         return outputs
 
-    def _close(self, announcement: Announcement, value: bytes, message: Message) -> list[StoredOutput]:
+    def _close(self, announcement: Announcement, value: bytes, message: Message, *, late: bool) -> list[StoredOutput]:
         """Associate the exposure whose turn it is, and write how it ended."""
         try:
-            outcome, alerts = self._associate(value)
+            outcome, alerts = self._associate(value, late=late)
         except DataError as error:
             kept = replace(message, key=f"{announcement.visit}:{announcement.detector}".encode(), value=value)
             letter = self.dead_letters.write(kept, Failure(self.name, type(error).__name__, str(error), 1))
@@ -106,7 +110,7 @@ class AssociateWorker:
         self.database.close_visit(announcement.visit, announcement.detector, outcome, len(alerts))
         return outputs
 
-    def _associate(self, value: bytes) -> tuple[str, list[StoredOutput]]:
+    def _associate(self, value: bytes, *, late: bool) -> tuple[str, list[StoredOutput]]:
         begin = self.clock()
         item = decode(value, self.blobs)
         if not isinstance(item, SourcesItem):
@@ -118,7 +122,7 @@ class AssociateWorker:
         result.sources["timeProcessedMjdTai"] = now
         self.database.store(result.objects, result.sources, self._exposure_row(item))
         time = StageTime(self.name, begin, (now - begin) * 86400.0)
-        alerts = self._alerts(item, result, time)
+        alerts = self._alerts(item, result, _context(item, time, late=late))
         return ("alerts" if alerts else "no_alerts"), alerts
 
     def _linked(self, item: SourcesItem) -> Association:
@@ -153,11 +157,10 @@ class AssociateWorker:
         row["cornersRa"], row["cornersDec"] = item.corners
         return row
 
-    def _alerts(self, item: SourcesItem, result: Association, time: StageTime) -> list[StoredOutput]:
+    def _alerts(self, item: SourcesItem, result: Association, context: AlertContext) -> list[StoredOutput]:
         """Pack the alerts of one exposure, in the order of their ids."""
         if not result.alerts or item.stamps is None:
             return []
-        context = _context(item, time)
         chosen = np.array([alert.index for alert in result.alerts])
         records = grouped_records([result.sources[chosen]])[0]
         previous = grouped_records([alert.previous for alert in result.alerts])
@@ -184,7 +187,7 @@ class AssociateWorker:
         return [wcs_cards(ra, dec, x, y, matrix, size) for ra, dec, x, y, matrix in places]
 
 
-def _context(item: SourcesItem, time: StageTime) -> AlertContext:
+def _context(item: SourcesItem, time: StageTime, *, late: bool) -> AlertContext:
     return AlertContext(
         instrument=item.info.instrument,
         night=item.info.night,
@@ -194,4 +197,5 @@ def _context(item: SourcesItem, time: StageTime) -> AlertContext:
         template=None if item.template is None else vars(item.template),
         calibrations=item.provenance,
         stageTimes=[vars(stage) for stage in (*item.stageTimes, time)],
+        late=late,
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from workers.imaging.photometry import psf_centroids
 from workers.imaging.pixel_boxes import PixelBoxes, cut_boxes
-from workers.imaging.psf import PsfModel, shift_gradients, shift_stamps
+from workers.imaging.psf import PsfModel, polynomial_terms, shift_gradients, shift_stamps
 
 __all__ = ["PsfFit", "fit_psf", "psf_degree"]
 
@@ -44,6 +44,8 @@ FLUX_FLOOR = 0.01
 """Relative: bounds the weight of very bright stars."""
 CORE = 1.5
 """FWHM: radius inside which every pixel of the mean PSF is free."""
+MAX_CONDITION = 20.0
+"""Of the polynomial's design matrix; stars spread over the whole detector give 4 to 15."""
 _UNIT = np.eye(5)
 _THIRD_FOURTH = [(i, total - i) for total in (3, 4) for i in range(total + 1)]
 
@@ -61,11 +63,10 @@ class PsfFit:
 
 @dataclass(frozen=True)
 class _Stars:
-    """The stars' pixels in units of each one's flux, with the model at the same place: arrays (m, n, n)."""
+    """The stars' pixels less the model, in units of each one's flux, and their expected errors: arrays (m, n, n)."""
 
     residual: _Float
     sigma: _Float
-    model: _Float
     good: _Float
     dx: _Float
     dy: _Float
@@ -116,10 +117,19 @@ def fit_psf(
             keep = _without_outliers(used, chi2)[used]
             used[np.flatnonzero(used)[~keep]] = False
             stars = _chosen(stars, keep)
-        degree = 0 if turn == 0 else psf_degree(int(used.sum()), max_degree)
+        degree = 0 if turn == 0 else _carried_degree(model, x[used], y[used], max_degree)
         model = _updated(model, stars, x[used], y[used], degree, fwhm)
         fwhm = model.fwhm(0.5 * width, 0.5 * height)
     return PsfFit(model, used, float(np.median(chi2[used])))
+
+
+def _carried_degree(model: PsfModel, x: _Float, y: _Float, most: int) -> int:
+    """Return the degree for stars at (x, y): lower where they crowd in one part of the detector or on a line."""
+    degree = psf_degree(len(x), most)
+    u, v = 2.0 * x / model.width - 1.0, 2.0 * y / model.height - 1.0
+    while degree > 0 and np.linalg.cond(polynomial_terms(u, v, degree)) > MAX_CONDITION:
+        degree -= 1
+    return degree
 
 
 def _need(used: _Bool, given: int) -> None:
@@ -143,7 +153,6 @@ def _stars(boxes: PixelBoxes, model: PsfModel, x: _Float, y: _Float, clip: bool)
     return _Stars(
         residual=residual * good,
         sigma=sigma,
-        model=stamps,
         good=good,
         dx=x - boxes.x,
         dy=y - boxes.y,

@@ -112,6 +112,9 @@ class DiaDatabase(Protocol):
     def deliver(self, visit: int, detector: int, message: bytes) -> bool:
         """Keep the scored message until its turn; False where that visit and detector has one, or is closed."""
 
+    def reopen(self, visit: int, detector: int) -> None:
+        """Put a visit and detector that ended as ``failed`` back into the line, at its old place."""
+
     def next_ready(self, tile: int) -> tuple[Announcement, bytes] | None:
         """Return the first open announcement of the tile if its scored message is here; else None."""
 

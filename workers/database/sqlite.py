@@ -101,6 +101,12 @@ class _Line:
         )
         return bool(found)
 
+    def reopen(self, visit: int, detector: int) -> None:
+        self.connection.execute(
+            "UPDATE announcements SET outcome = 'open' WHERE visit = ? AND detector = ? AND outcome = 'failed'",
+            (visit, detector),
+        )
+
     def next_ready(self, tile: int) -> tuple[Announcement, bytes] | None:
         rows = self.connection.execute(
             "SELECT visit, detector, tile, mjd, sha256, night, outcome, alerts, message FROM announcements "

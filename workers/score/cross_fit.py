@@ -78,8 +78,8 @@ def real_fraction(scores: _Float, data: TrainingSet) -> float:
         return 0.0
     if len(bogus) < _ENOUGH_ARTEFACTS:
         return float(min(2.0 * np.mean(own > np.median(real)), 1.0))
-    found, false = np.mean(real > 0.0), np.mean(bogus > 0.0)
-    return float(np.clip((np.mean(own > 0.0) - false) / max(found - false, 1e-9), 0.0, 1.0))
+    seen, found, false = (float(np.mean(part > 0.0)) for part in (own, real, bogus))
+    return float(np.clip((seen - false) / max(found - false, 1e-9), 0.0, 1.0))
 
 
 def clean(data: TrainingSet, seed: int) -> Cleaned:
@@ -89,9 +89,9 @@ def clean(data: TrainingSet, seed: int) -> Cleaned:
     bogus otherwise, while kinds of bogus that neither injections nor artefacts resemble still show. Then pi is found
     again with what is left of them at full weight. Without artefacts they are the bogus class from the start.
     """
-    artefacts = np.count_nonzero(~data.injected & ~data.own)
+    artefacts = int((~data.injected & ~data.own).sum())
     if artefacts >= _ENOUGH_ARTEFACTS:
-        light = min(1.0, _LIGHT * artefacts / max(np.count_nonzero(data.own), 1))
+        light = min(1.0, _LIGHT * artefacts / max(int(data.own.sum()), 1))
         keep, _ = _kept(data, cross_fit(data.weighted(light), seed))
         scores = _scores_of_all(_balanced(data, keep), keep, seed + _FOLDS)
     else:
@@ -103,7 +103,7 @@ def clean(data: TrainingSet, seed: int) -> Cleaned:
 
 def _balanced(data: TrainingSet, keep: NDArray[np.bool_]) -> TrainingSet:
     """Return `data` with weights by which the own detections to `keep` count as much as artefacts, within limits."""
-    artefacts, own = np.count_nonzero(~data.injected & ~data.own), np.count_nonzero(data.own & keep)
+    artefacts, own = int((~data.injected & ~data.own).sum()), int((data.own & keep).sum())
     return data.weighted(float(np.clip(artefacts / max(own, 1), 1.0, _HEAVY)))
 
 

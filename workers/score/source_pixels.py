@@ -99,7 +99,7 @@ def ratio(top: Floats, bottom: Floats, limit: float = 1e3) -> Floats:
     """Return top / bottom within +-`limit`, and 0 where there is nothing to divide by."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         value = np.where(bottom > 0.0, top / bottom, 0.0)
-    return np.clip(np.nan_to_num(value), -limit, limit).astype(np.float32)
+    return np.asarray(np.clip(np.nan_to_num(value), -limit, limit), np.float32)
 
 
 def _cleaned(image: Floats, variance: Floats, mask: NDArray[np.int32]) -> tuple[Floats, Floats, _Bool]:

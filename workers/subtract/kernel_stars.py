@@ -56,8 +56,21 @@ def _is_steady(science: Exposure, template: Exposure, x: _Index, y: _Index) -> _
     present = np.asarray(measured & (ratio > 0.0))
     if not present.any():
         return present
-    typical = float(np.median(ratio[present]))
-    return np.asarray(present & (ratio > typical / _MAX_CHANGE) & (ratio < typical * _MAX_CHANGE))
+    steady = present.copy()
+    steady[present] = _commonest(np.log(ratio[present]), float(np.log(_MAX_CHANGE)))
+    return steady
+
+
+def _commonest(values: _Float, reach: float) -> _Bool:
+    """Return which values lie within `reach` of the median of the most crowded stretch of that reach.
+
+    A median of all would be led astray where more sources have come or gone than stand still.
+    """
+    ordered = np.sort(values)
+    first = np.searchsorted(ordered, ordered - reach)
+    last = np.searchsorted(ordered, ordered + reach, side="right")
+    best = int(np.argmax(last - first))
+    return np.asarray(np.abs(values - np.median(ordered[first[best] : last[best]])) < reach)
 
 
 def choose_stars(
