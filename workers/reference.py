@@ -8,11 +8,8 @@ import numpy as np
 
 from schemas.errors import ConfigurationError, DataError
 from workers.calibrate.worker import read_file
-from workers.imaging.background import source_free_background
+from workers.characterize.pipeline import measure_frame
 from workers.imaging.calibrations import CalibrationStore
-from workers.imaging.detection import detect
-from workers.imaging.masks import BLOCKING
-from workers.imaging.photometry import aperture_fluxes, usable_pixels
 from workers.imaging.reference import ReferenceCatalogue
 from workers.isr.pipeline import needed_kinds, remove_signature
 from workers.survey.camera import PointingWcs
@@ -41,27 +38,20 @@ def with_rough_wcs(survey: Survey, scale: float, rotation: float, parity: int) -
 def catalogue_from_frame(path: Path, survey: Survey, zero_point: float) -> ReferenceCatalogue:
     """Return the stars of one raw frame as a reference catalogue in the frame's band.
 
-    Positions come from the nominal WCS; fluxes are aperture fluxes of 2.5 FWHM with `zero_point`, the AB magnitude of
-    one electron per second. They tie the survey to this frame, not to the sky. Raises DataError for a frame with fewer
-    than ten stars.
+    Positions come from the nominal WCS; fluxes are PSF fluxes with `zero_point`, the AB magnitude of one electron
+    per second. They tie the survey to this frame, not to the sky. Raises DataError for a frame with fewer
+    than five stars.
     """
     raw = read_file(path, survey)
     calibrations = CalibrationStore(survey.calibrations).select(raw.info, needed_kinds(survey.config.isr.steps))
     exposure = remove_signature(raw, survey.camera, calibrations, survey.config.isr)
-    usable = usable_pixels(exposure.image, exposure.variance, exposure.mask)
-    background = source_free_background(exposure.image, ~usable, mesh=survey.config.characterize.background_mesh)
-    image = exposure.image - background.level
-    blocked = (exposure.mask & int(BLOCKING)) != 0
-    found = detect(image, background.noise, blocked, threshold=_THRESHOLD).rows
-    found = found[(found["flags"] & 0xF0) == 0]  # not at the edge, not corrupt
-    if len(found) < 10:
-        raise DataError(f"{path}: {len(found)} stars above {_THRESHOLD:g} sigma are too few for a reference catalogue")
-    fwhm = 2.3548 * float(np.median(np.sqrt(found["a"] * found["b"])))
-    total, noise, _ = aperture_fluxes(image, exposure.variance, usable, found["x"], found["y"], 2.5 * fwhm)
-    keep = np.isfinite(total) & (total > 0)
-    ra, dec = exposure.need_wcs().pixel_to_sky(found["x"][keep], found["y"][keep])
+    sources = measure_frame(exposure, survey.config.characterize).sources
+    stars = sources[sources["clean"] & (sources["snr"] > _THRESHOLD)]
+    if len(stars) < 5:
+        raise DataError(f"{path}: {len(stars)} stars above {_THRESHOLD:g} sigma are too few for a reference catalogue")
+    ra, dec = exposure.need_wcs().pixel_to_sky(stars["x"], stars["y"])
     scale = 10.0 ** (0.4 * (31.4 - zero_point)) / exposure.info.exposureTime
     band = exposure.info.band
-    flux = {band: total[keep] * scale}
-    error = {band: np.maximum(noise[keep] * scale, 0.01 * flux[band])}
+    flux = {band: stars["flux"] * scale}
+    error = {band: np.maximum(stars["fluxErr"] * scale, 0.01 * flux[band])}
     return ReferenceCatalogue(ra, dec, flux, error, name=path.name)

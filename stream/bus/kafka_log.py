@@ -25,6 +25,8 @@ __all__ = ["Place", "lost", "message_of", "read_span", "settled_spans", "spans",
 Place = tuple[str, int]
 """Topic and partition."""
 
+_FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LAST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _SETTLING = 1.0  # s; that a transaction takes from the answer to its commit until everybody sees it
 
 
@@ -49,8 +51,8 @@ def _bytes(value: bytes | str | None) -> bytes:
 def spans(cluster: Cluster, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
     """Return the oldest offset kept and the end of what is committed at each of `places`; raises UnreachableError."""
     asked = [TopicPartition(*place) for place in places]
-    lows = _offsets(cluster, asked, OffsetSpec.earliest(), IsolationLevel.READ_COMMITTED)
-    ends = _offsets(cluster, asked, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
+    lows = _offsets(cluster, asked, _FIRST, IsolationLevel.READ_COMMITTED)
+    ends = _offsets(cluster, asked, _LAST, IsolationLevel.READ_COMMITTED)
     return {place: (low, max(low, ends[place])) for place, low in lows.items()}
 
 
@@ -60,7 +62,7 @@ def settled_spans(cluster: Cluster, places: Sequence[Place]) -> dict[Place, tupl
     A commit returns before its markers are on every partition: what was just committed must not be missing here.
     """
     asked = [TopicPartition(*place) for place in places]
-    written = _offsets(cluster, asked, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+    written = _offsets(cluster, asked, _LAST, IsolationLevel.READ_UNCOMMITTED)
     deadline = time.monotonic() + _SETTLING
     while True:
         found = spans(cluster, places)

@@ -165,6 +165,19 @@ def test_fading_sources_go_into_the_template_and_stars_never_below_zero() -> Non
     assert (fit["flux"] > -5.0 * fit["fluxErr"]).all()
 
 
+def test_added_stars_are_in_both_images_and_change_between_them() -> None:
+    science, template = crowded(4), exposure(5, 2.5, photo=False, noise=30.0)
+    plan = plan_injections(science, template, 80, np.random.default_rng(1))
+    ours, theirs = inject_pair(science, template, plan, np.random.default_rng(2))
+    added = plan[plan["addStar"]]
+    assert len(added) > 3
+    assert (plan["starFlux"] > 0).sum() == (plan["stratum"] == "star").sum() > len(added)
+    before, after = measured(theirs, added), measured(ours, added)
+    assert before["flux"] - measured(template, added)["flux"] == pytest.approx(added["starFlux"], rel=0.01)
+    change = after["flux"] - measured(science, added)["flux"] - added["starFlux"]
+    assert np.abs((change - added["flux"]) / after["fluxErr"]).max() < 5.0
+
+
 def test_a_plan_depends_on_its_generator_alone_and_avoids_masked_pixels() -> None:
     science, template = exposure(4), exposure(5)
     first, second = (plan_injections(science, template, 40, np.random.default_rng(7)) for _ in range(2))

@@ -40,11 +40,14 @@ INJECTION_DTYPE = np.dtype(
         ("trailLength", "f8"),
         ("trailAngle", "f8"),
         ("inTemplate", "?"),
+        ("starFlux", "f8"),
+        ("addStar", "?"),
         ("stratum", "U8"),
     ]
 )
 """Centre, 0-based pixels; flux in the difference, nJy, signed; its expected S/N, positive; length, pixels, and angle of
-the trail, radians from x to y; whether the light is put into the template (flux is negative then)."""
+the trail, radians from x to y; whether the light is put into the template (flux is negative then); flux of the star
+that changes, nJy (0: none), and whether that star has to be added to both images first."""
 
 _DETECT_SIGMA = 3.0
 _HOST_SNR = 20.0
@@ -52,7 +55,8 @@ _EXTENDED = 1.12
 """Growth from 0.75 to 2 FWHM, relative to the PSF's, from which a source is a galaxy."""
 _NEGATIVE = 1.0 / 3.0
 _STAR_SHARE = 0.1
-"""Of the stars of an image that may change at once: the matching kernel is fitted on stars."""
+"""Of the stars of an image that may change at once, since the matching kernel is fitted on stars. Further ones that
+change are added, as bright as stars of the image."""
 _DEEPEST_FADE = 0.9
 _MAX_TRAIL = 15.0  # pixels
 _TRAIL_STEP = 0.5
@@ -92,7 +96,6 @@ def plan_injections(
     kept = _apart(np.concatenate([candidates, fill]), usable, science.need_psf().size)
     plan = _with_quotas(kept, count)
     plan = _with_fluxes(plan, science, template, rng, snr_range)
-    plan = _limited_by_stars(plan, hosts)
     return plan[np.lexsort((plan["x"], plan["y"]))]
 
 
@@ -100,11 +103,13 @@ def inject_pair(
     science: Exposure, template: Exposure, plan: _Rows, rng: np.random.Generator
 ) -> tuple[Exposure, Exposure]:
     """Return both exposures with the sources of `plan` put where they belong: rising ones and changes of stars into
-    the science image, sources that have faded into the template (without photon noise: a coadd's is small).
+    the science image, sources that have faded and added stars into the template (without photon noise: a coadd's is
+    small).
     """
-    faded = plan[plan["inTemplate"]].copy()
-    faded["flux"] *= -1.0
-    return inject_sources(science, plan[~plan["inTemplate"]], rng), inject_sources(template, faded, None)
+    before, after = plan[plan["inTemplate"] | plan["addStar"]].copy(), plan[~plan["inTemplate"]].copy()
+    before["flux"] = np.where(before["inTemplate"], -before["flux"], before["starFlux"])
+    after["flux"] += np.where(after["addStar"], after["starFlux"], 0.0)
+    return inject_sources(science, after, rng), inject_sources(template, before, None)
 
 
 def inject_sources(exposure: Exposure, sources: _Rows, rng: np.random.Generator | None) -> Exposure:
@@ -191,10 +196,13 @@ def _candidates(stratum: str, count: int, hosts: _Hosts, usable: _Bool, rng: np.
         angle, reach = rng.uniform(0.0, 2.0 * np.pi, len(host)), host[:, 2] * rng.uniform(0.0, 2.0, len(host))
         place = host[:, :2] + np.column_stack([reach * np.cos(angle), reach * np.sin(angle)])
     elif stratum == "star":
-        some = min(count, int(np.ceil(_STAR_SHARE * len(hosts.stars))))
-        place = hosts.stars[rng.permutation(len(hosts.stars))[:some], :2]
+        own = hosts.stars[rng.permutation(len(hosts.stars))[: int(np.ceil(_STAR_SHARE * len(hosts.stars)))]]
+        place = np.concatenate([own[:, :2], place[: count if len(own) else 0]])
     rows = np.zeros(len(place), INJECTION_DTYPE)
     rows["x"], rows["y"], rows["stratum"] = place[:, 0], place[:, 1], stratum
+    if stratum == "star" and len(rows):
+        rows["starFlux"] = np.concatenate([own[:, 2], rng.choice(hosts.stars[:, 2], len(rows) - len(own))])
+        rows["addStar"][len(own) :] = True
     if stratum == "trail":
         rows["trailLength"] = rng.uniform(0.0, _MAX_TRAIL, len(rows))
         rows["trailAngle"] = rng.uniform(0.0, np.pi, len(rows))
@@ -245,23 +253,22 @@ def _with_fluxes(
     variance = science.variance[row, column] + template.variance[row, column]
     area = np.maximum(science.need_psf().noise_area(x, y), template.need_psf().noise_area(x, y))
     fwhm = science.need_psf().fwhm(science.shape[1] / 2, science.shape[0] / 2)
-    sigma = np.sqrt(variance * area * (1.0 + plan["trailLength"] / fwhm))
+    sigma = np.sqrt(variance * area * (1.0 + plan["trailLength"] / fwhm) + _photon_variance(plan, science))
     plan["snr"] = np.exp(rng.uniform(np.log(snr_range[0]), np.log(snr_range[1]), len(plan)))
     star, trail = plan["stratum"] == "star", plan["stratum"] == "trail"
     fades = rng.random(len(plan)) < np.where(star, 0.5, np.where(trail, 0.0, _NEGATIVE))
     plan["flux"] = np.where(fades, -1.0, 1.0) * plan["snr"] * sigma
     plan["inTemplate"] = fades & ~star
+    factor = np.where(star & fades, np.minimum(1.0, _DEEPEST_FADE * plan["starFlux"] / np.abs(plan["flux"])), 1.0)
+    plan["flux"] *= factor
+    plan["snr"] *= factor
     return plan
 
 
-def _limited_by_stars(plan: _Rows, hosts: _Hosts) -> _Rows:
-    """Return `plan` with the fading of each star limited to what it has."""
-    index = np.flatnonzero((plan["stratum"] == "star") & (plan["flux"] < 0.0))
-    if len(index) == 0:
-        return plan
-    _, own = cKDTree(hosts.stars[:, :2]).query(np.column_stack([plan["x"][index], plan["y"][index]]))
-    limit = _DEEPEST_FADE * hosts.stars[own, 2]
-    factor = np.minimum(1.0, limit / -plan["flux"][index])
-    plan["flux"][index] *= factor
-    plan["snr"][index] *= factor
-    return plan
+def _photon_variance(plan: _Rows, science: Exposure) -> _Float:
+    """Return the variance of a PSF flux, nJy², that the photons of the star to be added cause."""
+    if science.photo is None:
+        return np.zeros(len(plan))
+    stamps = science.need_psf().stamps(plan["x"], plan["y"])
+    gain = (stamps**3).sum(axis=(1, 2)) / np.square(np.square(stamps).sum(axis=(1, 2)))
+    return np.where(plan["addStar"], science.photo.nJyPerElectron * plan["starFlux"] * gain, 0.0)

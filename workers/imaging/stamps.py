@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, fields
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def from_bytes(data: bytes) -> Stamps:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return Stamps(**{item.name: archive[item.name] for item in fields(Stamps)})
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile, TypeError) as error:
         raise DataError(
             f"the stamps can't be read ({error}); the payload is not one that the subtract stage wrote"
         ) from error

@@ -29,7 +29,7 @@ class SkyWcs:
             warnings.simplefilter("ignore", FITSFixedWarning)
             try:
                 wcs = WCS(header)
-            except Exception as error:  # astropy raises many types for a broken WCS
+            except (ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:  # no type of its own
                 raise DataError(f"the WCS in the header can't be used: {error}") from error
         if not wcs.has_celestial:
             raise DataError(
@@ -38,8 +38,8 @@ class SkyWcs:
             )
         wcs = wcs.celestial
         corner = wcs.all_pix2world([[0.0, 0.0], [100.0, 100.0]], 0)
-        if not np.all(np.isfinite(corner)):
-            raise DataError("the WCS in the header gives NaN for the first pixels: check CRVAL, CRPIX and CD")
+        if not np.all(np.isfinite(corner)) or np.all(corner[0] == corner[1]):
+            raise DataError("the WCS in the header gives NaN, or one place for all pixels: check CRVAL, CRPIX and CD")
         self._wcs = wcs
 
     @classmethod
@@ -112,10 +112,18 @@ class SkyWcs:
         return header
 
     def jacobian(self, x: float, y: float) -> _Array:
-        """Return the 2x2 local linear map at (x, y): d(ra*cos(dec), dec) in degrees per pixel (columns x, y)."""
-        ra, dec = self.pixel_to_sky([x - 0.5, x + 0.5, x, x], [y, y, y - 0.5, y + 0.5])
-        turn = (np.diff(ra)[[0, 2]] + 180.0) % 360.0 - 180.0
-        return np.array([turn * np.cos(np.radians(np.mean(dec))), np.diff(dec)[[0, 2]]])
+        """Return the 2x2 local linear map at (x, y): d(ra*cos(dec), dec) in degrees per pixel (columns x, y).
+
+        By differences in the tangent plane, so that it holds near the poles as well.
+        """
+        ra, dec = (
+            np.radians(axis) for axis in self.pixel_to_sky([x, x - 0.5, x + 0.5, x, x], [y, y, y, y - 0.5, y + 0.5])
+        )
+        turn, dec0, dec = ra[1:] - ra[0], dec[0], dec[1:]
+        depth = np.sin(dec0) * np.sin(dec) + np.cos(dec0) * np.cos(dec) * np.cos(turn)
+        east = np.cos(dec) * np.sin(turn) / depth
+        north = (np.cos(dec0) * np.sin(dec) - np.sin(dec0) * np.cos(dec) * np.cos(turn)) / depth
+        return np.degrees(np.array([np.diff(east)[[0, 2]], np.diff(north)[[0, 2]]]))
 
     def pixel_scale(self, x: float, y: float) -> float:
         """Return the pixel size at (x, y) in arcsec: the square root of the pixel's area."""

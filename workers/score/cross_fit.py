@@ -77,7 +77,7 @@ def real_fraction(scores: _Float, data: TrainingSet) -> float:
     if not len(own):
         return 0.0
     if len(bogus) < _ENOUGH_ARTEFACTS:
-        return float(min(2.0 * np.mean(own > np.median(real)), 1.0))
+        return min(2.0 * float(np.mean(own > np.median(real))), 1.0)
     seen, found, false = (float(np.mean(part > 0.0)) for part in (own, real, bogus))
     return float(np.clip((seen - false) / max(found - false, 1e-9), 0.0, 1.0))
 

@@ -27,8 +27,18 @@ def load_toml(path: Path, model: type[Model]) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {_located(item, model)}" for item in error.errors()]
+        lines = [f"  {_located(item, model)}" for item in _causes(error.errors())]
         raise ConfigurationError(f"{path} has {len(lines)} wrong entries:\n" + "\n".join(lines)) from error
+
+
+def _causes(items: list[Any]) -> list[Any]:
+    """Leave out what only follows from an error further inside (a list is too short without its broken member)."""
+    places = [item["loc"] for item in items]
+    return [
+        item
+        for item in items
+        if not any(len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"] for place in places)
+    ]
 
 
 def _located(item: Any, model: type[BaseModel]) -> str:

@@ -1,0 +1,116 @@
+"""A prepared tiny survey, and nights that run on copies of it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stream.bus import Bus, Message
+from workers.calibrate.worker import make_masters
+from workers.connect import open_bus, open_database, open_topics
+from workers.ingest.open import open_ingest
+from workers.ingest.worker import Ingested
+from workers.isr.worker import calibrate_file
+from workers.night import ALL, Role, run_role
+from workers.records import decoded_messages
+from workers.replay import without_clock
+from workers.score.training import train_classifier
+from workers.simulate.pipeline import write_survey
+from workers.simulate.settings import TINY
+from workers.survey.config import Survey, load_survey
+from workers.templates.pipeline import build
+from workers.templates.store import TemplateStore
+
+CONFIG = replace(TINY, cadence=replace(TINY.cadence, live=3))
+SEPARATE = ("isr", "subtract", "score", "associate")
+
+Packet = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A survey folder with masters, templates and classifier; raw frames relative to it."""
+
+    root: Path
+    archive: tuple[Path, ...]
+    recent: tuple[Path, ...]
+    """One visit, twenty days before the live night and after the template window."""
+    live: tuple[Path, ...]
+
+    @property
+    def nights(self) -> tuple[Path, ...]:
+        """Frames of two nights after the window: the recent and the live one."""
+        return (*self.recent, *self.live)
+
+    def copy(self, folder: Path) -> Path:
+        """Return a copy of the survey folder, to be changed."""
+        return Path(shutil.copytree(self.root, folder))
+
+
+def prepare(root: Path) -> Prepared:
+    """Simulate a survey below `root` and do the day's work: what `skydelta demo` does before the live night."""
+    files = write_survey(root, CONFIG)
+    survey = load_survey(root)
+    for kind, paths in files.calibration.items():
+        make_masters(kind, paths, survey)
+    make_masters("defects", (), survey)
+    done = [calibrate_file(str(root), path) for path in (*files.archive, *files.recent)]
+    assert not [result.error for result in done if result.error]
+    build(survey.archive / "calexps", TemplateStore(survey.templates), survey.config.templates)
+    train_classifier(survey, [result.path for result in done[len(files.archive) :] if result.path])
+    names = [tuple(path.relative_to(root) for path in part) for part in (files.archive, files.recent, files.live)]
+    return Prepared(root, *names)
+
+
+def ingest(root: Path, paths: Iterable[Path]) -> list[Ingested]:
+    """Ingest frames, given relative to the survey folder, in one call."""
+    opened = open_ingest(load_survey(root))
+    try:
+        return opened.files([root / path for path in paths])
+    finally:
+        opened.bus.close()
+
+
+def drain(root: Path, roles: Sequence[str] = ALL, prefix: str = "") -> None:
+    """Run workers in this process, one after the other, until all that was ingested is done."""
+    survey = load_survey(root)
+    for stages in roles:
+        run_role(survey, Role(stages, prefix, drain=True), threading.Event())
+
+
+def messages(root: Path, topic: str, prefix: str = "") -> list[tuple[Message, Packet]]:
+    """Return the messages of a topic in the order of time, with their decoded records."""
+    survey = load_survey(root)
+    bus = open_bus(survey)
+    try:
+        return list(decoded_messages(bus, open_topics(survey, bus, prefix).name(topic)))
+    finally:
+        bus.close()
+
+
+def alerts(root: Path, prefix: str = "") -> dict[int, Packet]:
+    """Return the alerts by id, without what the wall clock wrote; an id that is there twice is an error."""
+    found = messages(root, "alerts", prefix)
+    packets = {packet["diaSourceId"]: without_clock(packet) for _, packet in found}
+    assert len(packets) == len(found)
+    return packets
+
+
+def outcomes(root: Path) -> dict[str, str]:
+    """Return how each announced visit and detector ended, by `visit:detector`."""
+    database = open_database(load_survey(root))
+    return {f"{one.visit}:{one.detector}": one.outcome for one in database.announcements()}
+
+
+def dead_letters(root: Path) -> list[Packet]:
+    """Return the dead letters in the order in which they were written."""
+    return [letter for _, letter in sorted(messages(root, "dead"), key=lambda pair: pair[0].offset)]
+
+
+def bus_of(survey: Survey) -> Bus:
+    """Return the open bus of a survey."""
+    return open_bus(survey)
