@@ -25,6 +25,7 @@ class SkyWcs:
     """
 
     def __init__(self, header: fits.Header) -> None:
+        _check_numbers(header)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FITSFixedWarning)
             try:
@@ -49,7 +50,10 @@ class SkyWcs:
             return cls(cards)
         header = fits.Header()
         for key, value in cards.items():
-            header[key] = value
+            try:
+                header[key] = value
+            except ValueError as error:
+                raise DataError(f"the header card {key} = {value!r} can't be part of a WCS: {error}") from error
         return cls(header)
 
     @classmethod
@@ -123,7 +127,7 @@ class SkyWcs:
         depth = np.sin(dec0) * np.sin(dec) + np.cos(dec0) * np.cos(dec) * np.cos(turn)
         east = np.cos(dec) * np.sin(turn) / depth
         north = (np.cos(dec0) * np.sin(dec) - np.sin(dec0) * np.cos(dec) * np.cos(turn)) / depth
-        return np.degrees(np.array([np.diff(east)[[0, 2]], np.diff(north)[[0, 2]]]))
+        return np.asarray(np.degrees([np.diff(east)[[0, 2]], np.diff(north)[[0, 2]]]))
 
     def pixel_scale(self, x: float, y: float) -> float:
         """Return the pixel size at (x, y) in arcsec: the square root of the pixel's area."""
@@ -153,3 +157,14 @@ class SkyWcs:
         """Return (ra, dec), degrees, of the four corners of an image of `shape` (height, width), in order round it."""
         height, width = shape
         return self.pixel_to_sky([-0.5, width - 0.5, width - 0.5, -0.5], [-0.5, -0.5, height - 0.5, height - 0.5])
+
+
+def _check_numbers(header: fits.Header) -> None:
+    """Raise DataError for what wcslib would pass over in silence: words for numbers, and a matrix of zeros."""
+    for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", "CD1_1", "CD1_2", "CD2_1", "CD2_2"):
+        value = header.get(key, 0.0)
+        if isinstance(value, str) or not np.isfinite(value):
+            raise DataError(f"the WCS in the header is broken: {key} = {value!r} is no number")
+    matrix = [header.get(key) for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2")]
+    if any(value is not None for value in matrix) and not any(matrix):
+        raise DataError("the WCS in the header is broken: its CD matrix is zero")
