@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,11 +22,21 @@ def tiny_survey(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @pytest.fixture(scope="session")
-def finished_night(tiny_survey: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny survey in which two nights ran on the embedded bus; not to be changed."""
-    from tests.system.nights import drain, ingest
+def night_stages(tiny_survey: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Copies of the tiny survey in which two nights are `ingested`, `scored`, and `done`; not to be changed."""
+    from tests.system.nights import PIXELS, drain, ingest
 
-    root = tiny_survey.copy(tmp_path_factory.mktemp("night") / "survey")
+    folder = tmp_path_factory.mktemp("night")
+    root = tiny_survey.copy(folder / "done")
     ingest(root, tiny_survey.nights)
-    drain(root)
-    return root
+    shutil.copytree(root, folder / "ingested")
+    drain(root, [PIXELS])
+    shutil.copytree(root, folder / "scored")
+    drain(root, ["associate"])
+    return {name: folder / name for name in ("ingested", "scored", "done")}
+
+
+@pytest.fixture(scope="session")
+def finished_night(night_stages: dict[str, Path]) -> Path:
+    """The survey folder in which two nights ran on the embedded bus; not to be changed."""
+    return night_stages["done"]

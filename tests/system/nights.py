@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stream.bus import Bus, Message
+from stream.bus import Message
 from workers.calibrate.worker import make_masters
 from workers.connect import open_bus, open_database, open_topics
 from workers.ingest.open import open_ingest
@@ -21,11 +21,12 @@ from workers.replay import without_clock
 from workers.score.training import train_classifier
 from workers.simulate.pipeline import write_survey
 from workers.simulate.settings import TINY
-from workers.survey.config import Survey, load_survey
+from workers.survey.config import load_survey
 from workers.templates.pipeline import build
 from workers.templates.store import TemplateStore
 
 CONFIG = replace(TINY, cadence=replace(TINY.cadence, live=3))
+PIXELS = ALL[0]
 SEPARATE = ("isr", "subtract", "score", "associate")
 
 Packet = dict[str, Any]
@@ -54,6 +55,8 @@ class Prepared:
 def prepare(root: Path) -> Prepared:
     """Simulate a survey below `root` and do the day's work: what `skydelta demo` does before the live night."""
     files = write_survey(root, CONFIG)
+    with (root / "survey.toml").open("a", encoding="utf-8") as file:
+        file.write("\n[bus]\nbatch = 2\nsession_timeout_s = 3.0\n")  # how soon a killed worker's share moves
     survey = load_survey(root)
     for kind, paths in files.calibration.items():
         make_masters(kind, paths, survey)
@@ -109,8 +112,3 @@ def outcomes(root: Path) -> dict[str, str]:
 def dead_letters(root: Path) -> list[Packet]:
     """Return the dead letters in the order in which they were written."""
     return [letter for _, letter in sorted(messages(root, "dead"), key=lambda pair: pair[0].offset)]
-
-
-def bus_of(survey: Survey) -> Bus:
-    """Return the open bus of a survey."""
-    return open_bus(survey)

@@ -20,6 +20,7 @@ from workers.imaging.masks import BLOCKING, MaskPlane
 from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes, usable_pixels
 from workers.imaging.psf import PsfModel
 from workers.imaging.reference import ReferenceCatalogue
+from workers.imaging.wcs import SkyWcs
 from workers.survey.config import CharacterizeConfig
 
 __all__ = ["SOURCE_DTYPE", "Frame", "Sky", "characterize", "measure_frame"]
@@ -193,7 +194,7 @@ def _calibrated(
         variance=exposure.variance * scale**2,
         mask=exposure.mask | detected,
         unit="nJy",
-        wcs=sight.wcs,
+        wcs=SkyWcs(sight.wcs.header()),  # as a file gives it back: fused stages see what separate ones see
         psf=psf.model,
         photo=PhotoCalib(zero.nJyPerElectron, zero.relativeError, zero.nStars),
         provenance={**exposure.provenance, "reference": reference.name},
