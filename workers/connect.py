@@ -35,6 +35,7 @@ def open_bus(survey: Survey) -> Bus:
         properties=dict(config.properties),
         replication=config.replication,
         session_timeout=config.session_timeout_s,
+        group_protocol=config.group_protocol,
     )
 
 

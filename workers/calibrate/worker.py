@@ -30,10 +30,16 @@ def read_file(path: Path, survey: Survey) -> RawExposure:
 
 
 def make_masters(
-    kind: str, paths: Iterable[Path], survey: Survey, progress: Callable[[str], None] = lambda text: None
+    kind: str,
+    paths: Iterable[Path],
+    survey: Survey,
+    progress: Callable[[str], None] = lambda text: None,
+    *,
+    valid_from: float | None = None,
 ) -> list[Calibration]:
     """Make the masters of `kind` from raw files of any detectors and bands; those of another kind are an error.
 
+    `valid_from` (MJD TAI) lets masters serve exposures from before their own frames, such as a prior-year archive.
     Defects are made from the newest dark and flat of each detector, without files.
     """
     store = CalibrationStore(survey.calibrations)
@@ -51,7 +57,8 @@ def make_masters(
     for (detector, band), files in sorted(groups.items()):
         progress(f"{kind} of detector {detector} {band}".rstrip() + f" from {len(files)} frames")
         loaders: list[RawSource] = [partial(read_file, path, survey) for path in files]
-        made.append(make_master(kind, loaders, survey.camera, store, apply_steps, steps=survey.config.isr.steps))
+        steps = survey.config.isr.steps
+        made.append(make_master(kind, loaders, survey.camera, store, apply_steps, steps=steps, valid_from=valid_from))
     return made
 
 

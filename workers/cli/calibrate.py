@@ -18,8 +18,9 @@ __all__ = ["command"]
 @click.argument("kind", type=click.Choice([*KINDS, "classifier"]))
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @survey_option
+@click.option("--valid-from", type=float, help="MJD TAI; default: half a day before the first frame.")
 @json_option
-def command(survey: Survey, kind: str, files: tuple[Path, ...], as_json: bool) -> None:
+def command(survey: Survey, kind: str, files: tuple[Path, ...], valid_from: float | None, as_json: bool) -> None:
     """Make masters of KIND from raw FILES, one per detector (and band for flats), or train the classifier.
 
     `defects` needs no files: it looks at the masters. `classifier` takes calibrated exposures (FITS that `skydelta isr`
@@ -30,7 +31,7 @@ def command(survey: Survey, kind: str, files: tuple[Path, ...], as_json: bool) -
         return
     if kind != "defects" and not files:
         raise click.UsageError(f"name the raw {kind} frames")
-    made = make_masters(kind, files, survey, lambda text: click.echo(text, err=True))
+    made = make_masters(kind, files, survey, lambda text: click.echo(text, err=True), valid_from=valid_from)
     if as_json:
         print_json([{"id": one.id, "inputs": one.inputs, "metadata": dict(one.metadata)} for one in made])
     else:

@@ -16,6 +16,10 @@ _Float = NDArray[np.float64]
 _Index = NDArray[np.intp]
 _DEGREES = (4, 3, 2, 0)
 _STEPS = (1.0, 2.0, 4.0)
+_BROAD = 0.4
+"""Width of the Gaussian that carries the wings, in half widths of the kernel."""
+_TAPER = 0.6
+"""Where, in half widths, the kernel begins to go to zero: a square edge leaves ghosts round bright stars."""
 _MIN_SIGMA = 0.7  # pixels; a narrower Gaussian is undersampled
 
 
@@ -67,19 +71,25 @@ def design_basis(fwhm_sharp: float, fwhm_broad: float, half_width: int) -> Kerne
     """
     needed = np.sqrt(max(fwhm_broad**2 - fwhm_sharp**2, 0.0)) / FWHM_PER_SIGMA
     narrow = float(np.clip(0.6 * needed, _MIN_SIGMA, half_width / 6.0))
-    sigmas = [narrow * step for step in _STEPS] + [max(0.6 * half_width, 5.0 * narrow)]
+    sigmas = [narrow * step for step in _STEPS] + [max(_BROAD * half_width, 4.0 * narrow)]
     axis = np.arange(-half_width, half_width + 1) / half_width
+    taper = _tapered(axis * half_width / (half_width + 1))
     profiles: list[_Float] = []
     rows: list[int] = []
     columns: list[int] = []
     for sigma, degree in zip(sigmas, _DEGREES, strict=True):
-        gauss = np.exp(-0.5 * (axis * half_width / sigma) ** 2)
+        gauss = taper * np.exp(-0.5 * (axis * half_width / sigma) ** 2)
         first = len(profiles)
         profiles += [gauss * axis**power for power in range(degree + 1)]
         for total in range(degree + 1):
             columns += [first + total - j for j in range(total + 1)]
             rows += [first + j for j in range(total + 1)]
     return _balanced(np.array(profiles), np.array(rows), np.array(columns))
+
+
+def _tapered(axis: _Float) -> _Float:
+    """Return 1 inside, and a squared cosine from `_TAPER` to zero at 1."""
+    return np.asarray(np.cos(0.5 * np.pi * np.clip((np.abs(axis) - _TAPER) / (1.0 - _TAPER), 0.0, 1.0)) ** 2)
 
 
 def _balanced(profiles: _Float, rows: _Index, columns: _Index) -> KernelBasis:

@@ -29,6 +29,9 @@ class BusConfig(_Model):
     prefix: str = Field("", description="put before every topic name")
     partitions: int = Field(4, ge=1, le=256)
     replication: int = Field(1, ge=1, description="Kafka replication factor")
+    group_protocol: Literal["classic", "consumer"] = Field(
+        "classic", description="of Kafka: cooperative-sticky, or KIP-848 on brokers from 4.0 on"
+    )
     batch: int = Field(8, ge=1, description="messages per transaction at most")
     session_timeout_s: float = Field(30.0, gt=0)
 
