@@ -1,1 +1,1 @@
-"""TODO."""
+"""Association: difference-image sources find the objects they belong to, as of their visit."""

@@ -18,7 +18,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from schemas.errors import DataError
+from schemas.errors import DataError, UnreachableError
 from workers.imaging.exposure import Exposure, ExposureInfo, PhotoCalib
 from workers.imaging.masks import MaskPlane, header_cards, planes_from_header
 from workers.imaging.psf import PsfModel
@@ -337,16 +337,21 @@ def write_exposure(path: Path, exposure: Exposure) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to a file beside `path`, then rename it: nobody ever sees half of it. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write `data` to a file beside `path`, then rename it: nobody ever sees half of it. Makes the folder.
+
+    Raises UnreachableError where the disk is full or the folder can't be written: tried again later, it may work.
+    """
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UnreachableError(f"{path} can't be written: {error.strerror}; free the disk or its rights") from error
