@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.system.nights import Prepared
 
 
@@ -40,3 +40,22 @@ def night_stages(tiny_survey: Prepared, tmp_path_factory: pytest.TempPathFactory
 def finished_night(night_stages: dict[str, Path]) -> Path:
     """The survey folder in which two nights ran on the embedded bus; not to be changed."""
     return night_stages["done"]
+
+
+@dataclass(frozen=True)
+class ClusterSurvey:
+    """The star cluster of the page "A first survey", after its last command."""
+
+    root: Path
+    printed: list[str]
+    """By each shell block."""
+
+
+@pytest.fixture(scope="session")
+def cluster_survey(tmp_path_factory: pytest.TempPathFactory) -> ClusterSurvey:
+    """Run the page's commands on the five real frames: three make the template, two run to alerts."""
+    from tests.docs.page import run
+
+    folder = tmp_path_factory.mktemp("cluster")
+    printed = run("cluster", folder)
+    return ClusterSurvey(folder / "cluster", printed)

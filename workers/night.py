@@ -15,7 +15,6 @@ from stream.bus import Bus
 from stream.retry import RunReport
 from stream.runner import Worker, run
 from stream.topics import Topics
-from workers.associate.worker import GROUP, AssociateWorker
 from workers.clock import mjd_tai_now
 from workers.connect import open_blobs, open_bus, open_database, open_dead_letters, open_topics
 from workers.survey.config import Survey
@@ -77,14 +76,15 @@ def open_stages(survey: Survey, names: Sequence[str]) -> list[Stage]:
 def open_worker(survey: Survey, role: Role, topics: Topics) -> tuple[str, Worker]:
     """Return consumer group and worker of a role."""
     blobs = open_blobs(survey)
+    group = role.prefix + group_of(role.stages)
     if role.stages == "associate":
+        from workers.associate.worker import AssociateWorker
+
         database = open_database(survey, role.prefix)
         letters = open_dead_letters(topics, blobs)
-        return role.prefix + GROUP, AssociateWorker(
-            survey, topics, blobs, database, letters, mjd_tai_now, group=role.prefix + GROUP
-        )
+        return group, AssociateWorker(survey, topics, blobs, database, letters, mjd_tai_now, group=group)
     worker = PixelWorker(open_stages(survey, role.stages.split("+")), topics, blobs, mjd_tai_now)
-    return role.prefix + group_of(role.stages), worker
+    return group, worker
 
 
 def group_of(stages: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import ConfigurationError, DataError
+from schemas.errors import ConfigurationError, DataError, SchemaError
 from stream import codec
 from stream.bus import Bus, Message, Outgoing
 from stream.topics import Topics
@@ -62,7 +62,10 @@ def _night_messages(bus: Bus, live: Topics, night: int) -> list[tuple[Message, P
     found = []
     for rank, topic in enumerate(("scored", "exposures")):
         for message in bus.read(live.name(topic)):
-            decoded = codec.decode(message.value)
+            try:
+                decoded = codec.decode(message.value)
+            except SchemaError:
+                continue  # the night made a dead letter of it
             if decoded.family in ("visit", "exposure") and decoded.record["night"] == night:
                 order = (message.timestamp, decoded.record["visit"], decoded.record["detector"], rank)
                 found.append((order, message, decoded.record))

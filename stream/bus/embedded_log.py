@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Log:
         self._slots: dict[str, list[int]] = {}
         with self.reached("opening it"):
             self._connection = _connect(path, lock_timeout, durable)
+            weakref.finalize(self, self._connection.close).atexit = False
             self._prepare()
 
     def _prepare(self) -> None:

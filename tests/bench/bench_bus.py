@@ -33,9 +33,8 @@ def main():
         end = time.perf_counter()
         session.close()
         bus.close()
-    print(
-        f"published {MESSAGES / (published - begin):.0f}/s; consumed, published, committed {done / (end - published):.0f}/s"
-    )
+    print(f"published {MESSAGES / (published - begin):.0f}/s")
+    print(f"consumed, published, committed {done / (end - published):.0f}/s")
 
 
 if __name__ == "__main__":

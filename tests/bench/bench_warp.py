@@ -10,8 +10,8 @@ import time
 import numpy as np
 from reproject import reproject_interp
 
-from workers.imaging.wcs import SkyWcs
 from workers.imaging.warp import node_grid, warp_planes
+from workers.imaging.wcs import SkyWcs
 
 SIZE = 2048
 

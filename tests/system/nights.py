@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ from workers.survey.config import load_survey
 from workers.templates.pipeline import build
 from workers.templates.store import TemplateStore
 
+REPOSITORY = Path(__file__).parents[2]
 CONFIG = replace(TINY, cadence=replace(TINY.cadence, live=3))
 PIXELS = ALL[0]
 SEPARATE = ("isr", "subtract", "score", "associate")
@@ -67,6 +69,12 @@ def prepare(root: Path) -> Prepared:
     train_classifier(survey, [result.path for result in done[len(files.archive) :] if result.path])
     names = [tuple(path.relative_to(root) for path in part) for part in (files.archive, files.recent, files.live)]
     return Prepared(root, *names)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process of ours: it finds this tree, and may keep compiled modules."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(REPOSITORY)}
 
 
 def ingest(root: Path, paths: Iterable[Path]) -> list[Ingested]:

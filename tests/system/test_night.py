@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import shutil
 import signal
@@ -32,12 +31,12 @@ from tests.system.nights import (
     alerts,
     dead_letters,
     drain,
+    environment,
     ingest,
     messages,
     outcomes,
     prepare,
 )
-from workers.alert import __file__ as _alert_room
 from workers.connect import open_bus, open_topics
 from workers.imaging.fits import read_exposure
 from workers.imaging.masks import MaskPlane
@@ -48,7 +47,6 @@ from workers.survey.config import load_survey
 from workers.templates.store import TemplateStore
 from workers.version import code_version
 
-ROOT = Path(_alert_room).parents[2]
 DYING = Path(__file__).with_name("dying.py")
 SCHEMA_ORDER = (
     "diaSource", "diaForcedSource", "diaNondetectionLimit", "diaObjectBand", "diaObject", "ssSource", "mpc_orbits",
@@ -59,10 +57,6 @@ SCHEMA_ORDER = (
 @pytest.fixture(scope="session")
 def packets(finished_night: Path) -> list[Packet]:
     return [packet for _, packet in messages(finished_night, "alerts")]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def test_plain_fastavro_decodes_every_alert(finished_night: Path, packets: list[Packet]) -> None:

@@ -25,7 +25,7 @@ def _row(packet: dict[str, Any]) -> tuple[Any, ...]:
     source = packet["diaSource"]
     history = len(packet["prvDiaSources"] or ())
     place = (round(source["midpointMjdTai"], 5), round(source["ra"], 6), round(source["dec"], 6))
-    numbers = (float(source["psfFlux"]), float(source["snr"]), float(source["reliability"] or 0.0))
+    numbers = ("none" if source[name] is None else source[name] for name in ("psfFlux", "snr", "reliability"))
     return (str(packet["diaSourceId"]), str(source["diaObjectId"]), *map(str, place), source["band"], *numbers, history)
 
 

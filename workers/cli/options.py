@@ -13,6 +13,9 @@ from workers.survey.config import Survey, load_survey
 
 __all__ = ["json_option", "print_json", "print_table", "survey_option", "table_rows"]
 
+_WIDE = 10_000
+"""Columns of a pipe or a file: lines there are as long as they are."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -58,16 +61,21 @@ def _plain(value: Any) -> Any:
 
 
 def table_rows(rows: Iterable[Sequence[Any]]) -> list[list[str]]:
-    """Return the cells as text, floats with six significant digits."""
-    return [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    """Return the cells as text, floats with nine significant digits."""
+    return [[f"{cell:.9g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a plain table to stdout."""
+    """Write a plain table to stdout; no cell is ever cut short, since an id may be copied from it."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
     for row in table_rows(rows):
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    console = Console(soft_wrap=True, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    console.print(table)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from schemas.errors import SchemaError
 from stream import codec
 from workers.cli.options import survey_option
 from workers.connect import open_blobs, open_bus
 from workers.survey.config import Survey
 
 __all__ = ["command", "named_blobs"]
+
+_NAME = re.compile(rb"[0-9a-f]{64}")
 
 
 def named_blobs(value: Any) -> Iterator[str]:
@@ -28,6 +32,13 @@ def named_blobs(value: Any) -> Iterator[str]:
             yield from named_blobs(item)
 
 
+def _named_in(value: bytes) -> set[str]:
+    try:
+        return set(named_blobs(codec.decode(value).record))
+    except SchemaError:  # garbage, or of a newer version: Avro writes a name as it is
+        return {name.decode() for name in _NAME.findall(value)}
+
+
 @click.command()
 @survey_option
 @click.option("--older-than", default=86400.0, show_default=True, help="Seconds since it was written.")
@@ -38,7 +49,7 @@ def command(survey: Survey, older_than: float, yes: bool) -> None:
     live: set[str] = set()
     for topic in bus.topics():
         for message in bus.read(topic):
-            live.update(named_blobs(codec.decode(message.value).record))
+            live |= _named_in(message.value)
     if not yes:
         click.echo(f"{len(live)} blobs are named by messages; with --yes those that are not, and are old, are deleted")
         return

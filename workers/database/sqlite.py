@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ class _Connection:
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.raw = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+            weakref.finalize(self, self.raw.close).atexit = False
             self.raw.execute("PRAGMA journal_mode=WAL")
             self.raw.execute("PRAGMA synchronous=FULL")
             self.raw.executescript(TABLES)

@@ -16,6 +16,7 @@ from workers.ingest.pipeline import read_exposure
 from workers.isr.pipeline import needed_kinds, remove_signature
 from workers.items import CalexpItem, RawItem
 from workers.survey.config import Survey, load_survey
+from workers.templates.calexps import read_entry
 
 __all__ = ["CalibratedFile", "IsrStage", "calexp_path", "calibrate_file"]
 
@@ -52,9 +53,18 @@ class IsrStage:
     def process(self, item: RawItem) -> CalexpItem:
         """Calibrate one exposure from the bus."""
         exposure = self.calibrate(item.data, item.info.fileName)
-        if self.survey.config.isr.keep_calexps:
-            write_exposure(calexp_path(self.survey, exposure.info), exposure)
+        path = calexp_path(self.survey, exposure.info)
+        if self.survey.config.isr.keep_calexps and not _holds_another(path, exposure.info):
+            write_exposure(path, exposure)
         return CalexpItem(exposure, item.tile, item.stageTimes)
+
+
+def _holds_another(path: Path, info: ExposureInfo) -> bool:
+    """Tell whether an exposure of this identity but of other raw bytes is archived: the first one stands."""
+    try:
+        return path.exists() and read_entry(path).sha256 != info.sha256
+    except DataError:
+        return False  # damaged: better replaced
 
 
 @dataclass(frozen=True)

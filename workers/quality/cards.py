@@ -50,9 +50,9 @@ def alert_card(packet: Packet) -> AlertCard:
     }
     facts = {
         "position": f"{source['ra']:.6f} {source['dec']:+.6f}",
-        "flux": f"{source['psfFlux']:.0f} ± {source['psfFluxErr']:.0f} nJy ({source['band']})",
-        "S/N": f"{source['snr']:.1f}",
-        "reliability": f"{source['reliability']:.3f}" if source["reliability"] is not None else "none",
+        "flux": f"{_number(source['psfFlux'], 0)} ± {_number(source['psfFluxErr'], 0)} nJy ({source['band']})",
+        "S/N": _number(source["snr"], 1),
+        "reliability": _number(source["reliability"], 3),
         "history": f"{len(packet['prvDiaSources'] or ())} sources, {len(limits)} upper limits",
     }
     if template:
@@ -63,3 +63,7 @@ def alert_card(packet: Packet) -> AlertCard:
     times, fluxes, errors, bands = light_curve(packet)
     curve = light_curve_svg(times, fluxes, errors, bands, limits)
     return AlertCard(f"object {source['diaObjectId']} · alert {packet['diaSourceId']}", facts, stamps, curve)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"

@@ -96,12 +96,12 @@ def match_truth(truth: Rows, shape: tuple[int, int], sources: Rows, alerted: NDA
     if len(truth) and len(sources):
         tree = cKDTree(np.stack([sources["x"], sources["y"]], axis=-1).astype(float))
         points = np.stack([truth["x"], truth["y"]], axis=-1).astype(float)
-        distance, index = tree.query(points, distance_upper_bound=MATCH_RADIUS)
+        pairs = cKDTree(points).sparse_distance_matrix(tree, MATCH_RADIUS, output_type="ndarray")
         taken: set[int] = set()
-        for row in np.argsort(distance, kind="stable"):
-            if np.isfinite(distance[row]) and int(index[row]) not in taken:
-                link[row] = index[row]
-                taken.add(int(index[row]))
+        for row, source, _ in sorted(pairs.tolist(), key=lambda pair: (pair[2], *pair)):
+            if link[row] < 0 and source not in taken:
+                link[row] = source
+                taken.add(source)
         visible = np.abs(truth["snr"]) > 1.0
         near = cKDTree(points[visible]).query(np.stack([sources["x"], sources["y"]], axis=-1).astype(float))[0]
         real = near <= MATCH_RADIUS if visible.any() else real

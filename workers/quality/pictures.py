@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +50,15 @@ def light_curve_svg(
     limits: Sequence[tuple[float, float]] = (),
     size: tuple[int, int] = (360, 150),
 ) -> str:
-    """Return an SVG of difference flux (nJy) against time (MJD), one colour per band; `limits` are (time, 5 sigma)."""
+    """Return an SVG of difference flux (nJy) against time (MJD), one colour per band; `limits` are (time, 5 sigma).
+
+    Empty where there is nothing to draw.
+    """
     width, height = size
     left, bottom, top = 58, 24, 8
     all_times = [*times, *(time for time, _ in limits)]
+    if not all_times:
+        return ""
     all_values = [
         0.0,
         *(f + e for f, e in zip(fluxes, errors, strict=True)),
@@ -69,9 +75,8 @@ def light_curve_svg(
     for time, limit in limits:
         parts.append(f'<path d="M{x(time) - 4:.1f} {y(limit):.1f}h8m-4 0v7m-2 -2l2 2l2 -2" fill="none" stroke="#888"/>')
     for time, flux, error, band in zip(times, fluxes, errors, bands, strict=True):
-        parts.append(
-            _point(x(time), (y(flux), y(flux - error), y(flux + error)), colours[band], f"{time:.5f} {flux:.0f} nJy")
-        )
+        title = f"{escape(band)} {time:.5f} {flux:.0f} nJy"
+        parts.append(_point(x(time), (y(flux), y(flux - error), y(flux + error)), colours[band], title))
     parts += _axis_labels(all_times, all_values, (width, height), left, bottom, top)
     return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">{"".join(parts)}</svg>'
 
@@ -122,7 +127,8 @@ def sky_map_svg(points: Mapping[str, Sequence[tuple[float, float]]], size: tuple
             f'<circle cx="{x(ra):.1f}" cy="{y(dec):.1f}" r="2.5" fill="{colour}" fill-opacity="0.7"/>'
             for ra, dec in group
         ]
-        parts.append(f'<text x="{8 + 110 * i}" y="14" font-size="11" fill="{colour}">{name} ({len(group)})</text>')
+        label = f"{escape(name)} ({len(group)})"
+        parts.append(f'<text x="{8 + 110 * i}" y="14" font-size="11" fill="{colour}">{label}</text>')
     low, high = min(ra for ra, _ in every), max(ra for ra, _ in every)
     caption = f"RA {high:.3f} … {low:.3f} deg, east left"
     parts.append(f'<text x="8" y="{height - 6}" font-size="10" fill="currentColor">{caption}</text>')

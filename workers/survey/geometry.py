@@ -49,6 +49,9 @@ def nominal_wcs(raw: RawExposure, camera: Camera) -> SkyWcs:
 
 def _header_wcs(raw: RawExposure) -> SkyWcs:
     header = fits.Header()
+    for key in ("CRVAL1", "CRVAL2"):
+        if key not in raw.header:  # NaN is no valid FITS value, so that such a card is never read
+            raise DataError(f"{raw.info.fileName}: the WCS card {key} is missing or no number; repair the header")
     for key, value in raw.header.items():
         if _WCS_CARD.match(key):
             if isinstance(value, float) and not math.isfinite(value):
