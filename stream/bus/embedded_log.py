@@ -211,8 +211,8 @@ def _connect(path: Path, lock_timeout: float, durable: bool) -> sqlite3.Connecti
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             break
-        except sqlite3.OperationalError:  # SQLite does not wait here for another who changes the mode
-            if time.monotonic() > deadline:
+        except sqlite3.DatabaseError as error:  # SQLite does not wait here for another who changes the mode
+            if not isinstance(error, sqlite3.OperationalError) or time.monotonic() > deadline:
                 connection.close()
                 raise
             time.sleep(0.01)
