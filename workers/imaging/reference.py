@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class ReferenceCatalogue:
     flux: Mapping[str, _Float]
     fluxErr: Mapping[str, _Float]
     name: str = "reference"
-    """As provenance and errors call it: the file's name."""
+    """As provenance and errors call it: the file's stem and 12 hexadecimal digits of its content's sha256."""
 
     def __post_init__(self) -> None:
         """Check the lengths and make the arrays read-only."""
@@ -126,7 +127,7 @@ def _from_table(table: Any, path: Path) -> ReferenceCatalogue:
         table["dec"],
         {band: table[f"{_PREFIX}{band}"] for band in bands},
         {band: table[f"{_PREFIX}{band}{_SUFFIX}"] for band in bands},
-        path.name,
+        f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}",
     )
     finite = np.isfinite(catalogue.ra) & np.isfinite(catalogue.dec) & (np.abs(catalogue.dec) <= 90.0)
     return catalogue if finite.all() else catalogue.chosen(finite)
