@@ -1,5 +1,7 @@
 """The reference catalogue and its table."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
