@@ -106,20 +106,33 @@ def test_a_killed_association_changes_nothing_on_kafka(
     assert found == alerts(finished_night)
 
 
-def test_the_consumer_in_the_readme_reads_them(kafka_night: KafkaNight, finished_night: Path, tmp_path: Path) -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    (snippet,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Consumer(" in block]
-    script = tmp_path / "consumer.py"
-    script.write_text(snippet, encoding="utf-8")
-    command = [sys.executable, str(script), BROKER, f"{kafka_night.prefix}alerts"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    printed = {int(line.split()[0]): [float(word) for word in line.split()[1:]] for line in done.stdout.splitlines()}
-    expected = alerts(finished_night)
-    assert printed.keys() == expected.keys()
-    for number, (ra, dec, flux) in printed.items():
-        source = expected[number]["diaSource"]
-        assert (ra, dec, flux) == (source["ra"], source["dec"], source["psfFlux"])
+def test_the_consumers_in_the_documentation_read_them(
+    kafka_night: KafkaNight, finished_night: Path, tmp_path: Path
+) -> None:
+    """That of the README, and the one of docs/kafka.md that needs no skydelta but a folder of schemas."""
+    snippets = [*_consumers("README.md"), *_consumers("docs/kafka.md")]
+    assert len(snippets) == 3
+    assert snippets[0] == snippets[1]
+    assert "schemas." not in snippets[2].replace("fastavro.schema.", "")
+    words = [BROKER, f"{kafka_night.prefix}alerts", str(REPOSITORY / "schemas" / "alert" / "1_0")]
+    running = []
+    for number, snippet in enumerate(snippets[1:]):
+        script = tmp_path / f"consumer{number}.py"
+        script.write_text(snippet, encoding="utf-8")
+        command = [sys.executable, str(script), *words]
+        running.append(subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True))
+    sources = {number: packet["diaSource"] for number, packet in alerts(finished_night).items()}
+    expected = {number: [one["ra"], one["dec"], one["psfFlux"]] for number, one in sources.items()}
+    for process in running:
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == 0
+        lines = [line.split() for line in printed.splitlines()]
+        assert {int(number): [float(value) for value in values] for number, *values in lines} == expected
+
+
+def _consumers(page: str) -> list[str]:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    return [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Consumer(" in block]
 
 
 @pytest.mark.skipif(shutil.which("kcat") is None, reason="kcat is not installed")
