@@ -20,7 +20,7 @@ from workers.connect import open_blobs, open_bus, open_database, open_dead_lette
 from workers.survey.config import Survey
 from workers.worker import INPUT, PixelWorker, Stage
 
-__all__ = ["ALL", "PIXEL_STAGES", "Role", "parse_stages", "run_role", "supervise"]
+__all__ = ["ALL", "PIXEL_STAGES", "Role", "lags", "parse_stages", "run_role", "supervise"]
 
 PIXEL_STAGES = ("isr", "subtract", "score")
 ALL = ("isr+subtract+score", "associate")
@@ -139,12 +139,17 @@ def waiting(bus: Bus, topics: Topics, role: Role) -> int:
 
     The earliest stage is asked first: what it has committed by then is counted in the next one's input.
     """
+    return sum(lags(bus, topics, role.prefix, last=role.stages.split("+")[0]).values())
+
+
+def lags(bus: Bus, topics: Topics, prefix: str, last: str = "associate") -> dict[str, int]:
+    """Return how many messages wait in the input of each stage, in their order, up to the stage `last`."""
     inputs = {**INPUT, "associate": "scored"}
-    last = list(inputs).index(role.stages.split("+")[0])
-    total = 0
-    for name in list(inputs)[: last + 1]:
-        total += sum(bus.lag(role.prefix + group_of(name), [topics.name(inputs[name])]).values())
-    return total
+    names = list(inputs)
+    return {
+        name: sum(bus.lag(prefix + group_of(name), [topics.name(inputs[name])]).values())
+        for name in names[: names.index(last) + 1]
+    }
 
 
 def supervise(folder: str, roles: Sequence[Role], stop: threading.Event) -> int:

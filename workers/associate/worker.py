@@ -117,22 +117,22 @@ class AssociateWorker:
             raise SchemaError(f"visit {item.info.label}: the message kept for it holds no sources")
         if item.outcome != "ok":
             return item.outcome, []
-        result = self._linked(item)
+        exposure = self._exposure_row(item)
+        result = self._linked(item, exposure[0])
         now = self.clock()
         result.sources["timeProcessedMjdTai"] = now
-        self.database.store(result.objects, result.sources, self._exposure_row(item))
         time = StageTime(self.name, begin, (now - begin) * 86400.0)
         alerts = self._alerts(item, result, _context(item, time, late=late))
+        self.database.store(result.objects, result.sources, exposure)  # last: an alert that fails leaves no rows
         return ("alerts" if alerts else "no_alerts"), alerts
 
-    def _linked(self, item: SourcesItem) -> Association:
+    def _linked(self, item: SourcesItem, row: Any) -> Association:
         """Look up what is known round the sources, as of this visit, and associate."""
         config, info, sources = self.survey.config.associate, item.info, item.rows()
         before = (info.midpointMjdTai, info.visit)
         since = info.midpointMjdTai - config.history_days
         objects = self.database.objects_near(sources["ra"], sources["dec"], config.radius_arcsec)
         history = self.database.history(objects["diaObjectId"].tolist(), -np.inf, before)
-        row = self._exposure_row(item)[0]
         span = float(np.ptp(row["cornersDec"])) + 1.0
         centre = float(row["cornersRa"][0]), float(np.mean(row["cornersDec"]))
         return associate(

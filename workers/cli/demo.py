@@ -13,11 +13,9 @@ from workers.cli.options import json_option, print_json, print_table
 from workers.cli.report import make_report
 from workers.demo import run_demo
 from workers.quality.page import render
-from workers.simulate.settings import DEMO, TINY
+from workers.simulate.settings import PRESETS
 
 __all__ = ["command"]
-
-PRESETS = {"demo": DEMO, "tiny": TINY}
 
 
 @click.command()

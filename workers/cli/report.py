@@ -40,6 +40,7 @@ def against_truth(
     survey: Survey, packets: list[dict[str, Any]], visits: set[tuple[int, int]], prefix: str = ""
 ) -> Evaluation | None:
     """Match the night to the simulator's truth tables; None for a survey that has none."""
+    import numpy as np
     from astropy.table import Table
 
     database = open_database(survey, prefix)
@@ -49,16 +50,10 @@ def against_truth(
         path = survey.root / "truth" / f"{visit}_{detector}.fits"
         if path.exists():
             sources = database.sources_in(visit, detector)
-            told = [number in alerted for number in sources["diaSourceId"].tolist()]
+            told = np.array([number in alerted for number in sources["diaSourceId"].tolist()], np.bool_)
             chip = survey.camera.detector(detector)
-            matched.append(match_truth(Table.read(path).as_array(), (chip.height, chip.width), sources, _flags(told)))
+            matched.append(match_truth(Table.read(path).as_array(), (chip.height, chip.width), sources, told))
     return evaluate(matched) if matched else None
-
-
-def _flags(values: list[bool]) -> Any:
-    import numpy as np
-
-    return np.array(values, np.bool_)
 
 
 @click.command()

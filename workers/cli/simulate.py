@@ -9,11 +9,9 @@ import click
 
 from schemas.errors import ConfigurationError
 from workers.simulate.pipeline import write_survey
-from workers.simulate.settings import DEMO, TINY
+from workers.simulate.settings import PRESETS
 
 __all__ = ["command"]
-
-PRESETS = {"demo": DEMO, "tiny": TINY}
 
 
 @click.command()

@@ -9,11 +9,10 @@ import click
 
 from workers.cli.options import json_option, print_json, print_table, survey_option
 from workers.connect import open_bus, open_database, open_topics
-from workers.night import group_of
+from workers.night import lags
 from workers.quality.night import latency_rows
 from workers.records import records
 from workers.survey.config import Survey
-from workers.worker import INPUT
 
 __all__ = ["collect", "command"]
 
@@ -42,11 +41,8 @@ def collect(survey: Survey, prefix: str = "") -> dict[str, Any]:
     database = open_database(survey, prefix)
     announced = database.announcements()
     counts = database.counts()
-    inputs = {**INPUT, "associate": "scored"}
-    lag = {
-        stage: sum(bus.lag(prefix + group_of(stage), [topics.name(topic)]).values()) for stage, topic in inputs.items()
-    }
-    if sum(1 for _ in bus.read(topics.name("calexps"))) == 0:  # fused stages: nothing travels between them
+    lag = lags(bus, topics, prefix)
+    if next(bus.read(topics.name("calexps")), None) is None:  # fused stages: nothing travels between them
         lag = {stage: number for stage, number in lag.items() if stage in ("isr", "associate")}
     last = max(announced, key=lambda one: one.midpointMjdTai, default=None)
     return {

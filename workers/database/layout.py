@@ -104,7 +104,6 @@ def object_rows(values: Iterable[tuple[Any, ...]]) -> NDArray[Any]:
 
 def exposure_rows(values: Iterable[tuple[Any, ...]]) -> NDArray[Any]:
     """Return EXPOSURE_DTYPE rows from (visit, detector, mjd, band, psfLimit, corners) values."""
-    rows = np.zeros(0, EXPOSURE_DTYPE)
     listed = list(values)
     rows = np.zeros(len(listed), EXPOSURE_DTYPE)
     for i, (visit, detector, mjd, band, limit, corners) in enumerate(listed):

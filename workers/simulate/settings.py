@@ -9,6 +9,7 @@ from schemas.errors import ConfigurationError
 __all__ = [
     "BANDS",
     "DEMO",
+    "PRESETS",
     "TINY",
     "Band",
     "CadenceSettings",
@@ -199,3 +200,6 @@ TINY = SimulatedSurvey(
     cadence=CadenceSettings(archive=4, recent=1, live=2, biases=3, darks=3, flats=3),
 )
 """One detector of 320 x 320 pixels and few visits, for tests."""
+
+PRESETS = {"demo": DEMO, "tiny": TINY}
+"""By the names that the command line takes."""
