@@ -18,6 +18,7 @@ FAMILY_CODES = {
     "dead_letter": 6,
     "quality": 7,
     "template": 8,
+    "tick": 9,
 }
 """A code is given once and never reused; alerts have 0, so that version 1.0 of the alert has id 100."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ from schemas.errors import SchemaError
 from schemas.families import families
 from schemas.registry import latest
 
-__all__ = ["STRING_WIDTH", "records_to_rows", "rows_to_records", "table_dtype"]
+__all__ = ["STRING_WIDTH", "Column", "RowGroups", "columns_of", "records_to_rows", "rows_to_records", "table_dtype"]
 
 STRING_WIDTH = 32
 """Characters that a string column holds."""
@@ -33,13 +34,53 @@ _NULLS: dict[str, Any] = {"i": 0, "f": float("nan"), "b": False, "U": ""}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@dataclass(frozen=True)
+class Column:
+    """One scalar field of a record."""
+
+    name: str
+    kind: str
+    """Its dtype."""
+    branches: tuple[int, int] | None
+    """How Avro writes the number of null's branch and of the value's (zigzag); None where it can't be null."""
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """Rows that belong to the members of another table: all groups in one array, one after another."""
+
+    rows: NDArray[Any]
+    """Shape (sum of counts,), any dtype."""
+    counts: NDArray[np.int64]
+    """How many rows each member has, shape (n,)."""
+
+    def __post_init__(self) -> None:
+        """Raise SchemaError where the counts don't add up to the rows."""
+        if int(self.counts.sum()) != len(self.rows):
+            raise SchemaError(f"groups of {int(self.counts.sum())} rows in all can't be made of {len(self.rows)} rows")
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.counts)
+
+    def part(self, start: int, stop: int) -> RowGroups:
+        """Return the groups from `start` up to `stop`, as views."""
+        first, last = int(self.counts[:start].sum()), int(self.counts[:stop].sum())
+        return RowGroups(self.rows[first:last], self.counts[start:stop])
+
+    def split(self) -> list[NDArray[Any]]:
+        """Return each group's rows, as views."""
+        ends = np.cumsum(self.counts).tolist()
+        return [self.rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def table_dtype(family: str, record: str) -> np.dtype[np.void]:
     """Return the dtype of a table of records of one named type of a family's latest schema.
 
     One column per scalar field, in the schema's order: long i8, int i4, double f8, float f4, boolean ?, string U32;
     arrays, maps, bytes and records have no column. Raises SchemaError where the family has no such record.
     """
-    return np.dtype([(name, kind) for name, kind, _ in _columns(family, record)])
+    return np.dtype([(column.name, column.kind) for column in columns_of(family, record)])
 
 
 def rows_to_records(rows: NDArray[np.void]) -> list[dict[str, Any]]:
@@ -101,15 +142,28 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def _columns(family: str, record: str) -> tuple[tuple[str, str, bool], ...]:
-    """Return (name, dtype, nullable) of each scalar field of a record."""
+def columns_of(family: str, record: str, *, complete: bool = False) -> tuple[Column, ...]:
+    """Return the columns of a record of a family's latest schema, in the schema's order.
+
+    Raises SchemaError where the family has no such record or, if `complete`, where a field without a column stands
+    before one with a column.
+    """
     definitions = dict(_records(latest(family).parsed))
     if record not in definitions:
         raise SchemaError(
             f"the schema {latest(family).name} has no record {record!r}; it has {', '.join(sorted(definitions))}"
         )
-    found = ((item["name"], *_scalar(item["type"])) for item in definitions[record]["fields"])
-    return tuple((name, _COLUMN_TYPES[kind], nullable) for name, kind, nullable in found if kind in _COLUMN_TYPES)
+    fields = definitions[record]["fields"]
+    columns = tuple(column for column in map(_column, fields) if column is not None)
+    if complete and [item["name"] for item in fields[: len(columns)]] != [column.name for column in columns]:
+        raise SchemaError(f"{record} of {latest(family).name} has arrays, maps or records between its columns")
+    return columns
+
+
+def _column(item: Mapping[str, Any]) -> Column | None:
+    """Return the column of one field; None for what has none."""
+    kind, branches = _scalar(item["type"])
+    return Column(item["name"], _COLUMN_TYPES[kind], branches) if kind in _COLUMN_TYPES else None
 
 
 @cache
@@ -117,24 +171,25 @@ def _nullable_columns(names: tuple[str, ...]) -> frozenset[str]:
     """Return the nullable ones among the columns of a table, found by the full list of names."""
     for family in families():
         for record, _ in _records(latest(family).parsed):
-            columns = _columns(family, record)
-            if tuple(name for name, _, _ in columns) == names:
-                return frozenset(name for name, _, nullable in columns if nullable)
+            columns = columns_of(family, record)
+            if tuple(column.name for column in columns) == names:
+                return frozenset(column.name for column in columns if column.branches is not None)
     raise SchemaError(
         f"no record has exactly the columns {', '.join(names[:6])} ... ({len(names)} in all); "
         "make the rows with the dtype that `table_dtype` gives"
     )
 
 
-def _scalar(avro_type: Any) -> tuple[str, bool]:
-    """Return (primitive type or "", nullable) of a field's type."""
+def _scalar(avro_type: Any) -> tuple[str, tuple[int, int] | None]:
+    """Return (primitive type or "", bytes of the branches if nullable) of a field's type."""
     if isinstance(avro_type, list):
-        branches = [branch for branch in avro_type if branch != "null"]
-        kind = _scalar(branches[0])[0] if len(branches) == 1 else ""
-        return kind, len(branches) < len(avro_type)
+        if len(avro_type) != 2 or "null" not in avro_type:
+            return "", None
+        null = avro_type.index("null")
+        return _scalar(avro_type[1 - null])[0], (2 * null, 2 - 2 * null)
     if isinstance(avro_type, dict):
         avro_type = avro_type["type"]
-    return (avro_type if avro_type in _COLUMN_TYPES else ""), False
+    return (avro_type if avro_type in _COLUMN_TYPES else ""), None
 
 
 def _records(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:

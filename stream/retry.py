@@ -1,12 +1,13 @@
-"""How patient the runner is, and what it says at the end."""
+"""The runner's numbered steps, how patient it is, and what it says at the end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Retry", "RunReport"]
+__all__ = ["STEPS", "Retry", "RunReport"]
 
-_STAGES = ("poll", "process", "commit", "pause")
+STEPS = {1: "poll", 2: "process", 3: "bury", 4: "flush", 5: "commit", 6: "count"}
+"""Name of each numbered step of a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +38,5 @@ class RunReport:
     retries: int = 0
     pauses: int = 0
     fenced: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
-    """Time spent in each, by the wall clock."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys([*STEPS.values(), "pause"], 0.0))
+    """Time spent in each step, and in pauses, by the wall clock."""

@@ -4,15 +4,18 @@ Every worker runs here, on every bus. One turn of the loop is one transaction; i
 
 1. poll a batch of messages;
 2. process each; transient errors are tried again, at once and then after pauses;
-3. a message that can't be processed becomes a dead letter, with the outcome that the worker gives it;
-4. commit outputs, dead letters and positions: all or nothing;
-5. count.
+3. bury a message that can't be processed: it becomes a dead letter, with the outcome that the worker gives it;
+4. flush: the worker makes durable what it wrote elsewhere;
+5. commit outputs, dead letters and positions: all or nothing;
+6. count.
 
 Whatever happens between two steps, up to the death of the process, the messages since the last commit are given
-again, to this worker or to another, and nothing of the first try was published.
+again, to this worker or to another, and nothing of the first try was published. A message in which processes died is
+known by the journal of attempts: it is buried without being processed once more.
 
-A worker that was fenced (its process slept, say) has published nothing; it joins its group again and goes on.
-Fenced `Retry.fenced` times in a row it stops with FencedError: its batches take longer than the bus allows.
+A worker that was fenced (a partition moved away from it) has published nothing; it joins its group again and goes on.
+Fenced `Retry.fenced` times in a row it stops with FencedError: its batches take longer than the bus allows. One that
+its group declared dead while it worked (its process was stopped, say) ends with ExpiredError, to be started again.
 """
 
 from __future__ import annotations
@@ -22,46 +25,30 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from schemas.errors import DataError, DeliveryError, FencedError, SkydeltaError, TransientError
+from schemas.errors import (
+    DataError,
+    DeliveryError,
+    ExpiredError,
+    FatalInputError,
+    FencedError,
+    SkydeltaError,
+    TransientError,
+)
+from stream.attempts import Attempts
 from stream.bus import Bus, Message, Outgoing, Session
 from stream.dead_letters import DeadLetters, Failure
-from stream.retry import Retry, RunReport
+from stream.retry import STEPS, Retry, RunReport
 from stream.telemetry import fields
+from stream.worker import Worker
 
 __all__ = ["Retry", "RunReport", "Worker", "run"]
 
 _POLL = 0.25  # s; how soon a stop is noticed while nothing arrives
 _BEAT = 1.0  # s between signs of life during a pause
 _log = logging.getLogger(__name__)
-
-
-class Worker(Protocol):
-    """One stage, or several fused, as the runner sees them."""
-
-    @property
-    def name(self) -> str:
-        """Stage name, for dead letters and the log."""
-
-    @property
-    def inputs(self) -> Sequence[str]:
-        """Full names of the topics to read."""
-
-    def process(self, message: Message) -> Sequence[Outgoing]:
-        """Return what one message leads to.
-
-        Called again for the same message after a crash or a transient error: what it does elsewhere must be
-        harmless to repeat. TransientError is tried again; any other error makes a dead letter.
-        """
-
-    def failed(self, message: Message, failure: str) -> Sequence[Outgoing]:
-        """Return what goes out beside the dead letter of `message`: the outcome that closes its visit.
-
-        `failure` is "stage: type of the error: its text".
-        """
 
 
 def run(
@@ -74,21 +61,26 @@ def run(
     stop: threading.Event | None = None,
     idle_exit: float | None = None,
     retry: Retry | None = None,
-    on_step: Callable[[int], None] = lambda step: None,
+    attempts: Attempts | None = None,
+    on_step: Callable[[int, str], None] = lambda step, side: None,
 ) -> RunReport:
     """Run `worker` as a member of `group` until `stop` is set, or nothing came for `idle_exit` seconds.
 
     A stop lets the message in work end, and commits what is done. `batch` is the most messages of a transaction;
-    `on_step` is called before each numbered step. Raises DeliveryError where messages were lost by retention or
-    this worker is fenced again and again, ConfigurationError where a topic does not exist; nothing of the batch in
-    work is then committed.
+    `attempts` is the journal, which is closed at the end; `on_step` is called with the number of each step and
+    ``before``, or ``after`` where the step raised nothing. Raises DeliveryError where messages were lost by
+    retention or this worker is fenced again and again, ExpiredError where its group declared it dead,
+    ConfigurationError where a topic does not exist; nothing of the batch in work is then committed.
     """
-    session = bus.session(group, worker.inputs)
-    try:
-        loop = _Loop(worker, session, dead_letters, stop or threading.Event(), retry or Retry(), idle_exit, on_step)
-        loop.run(batch)
-    finally:
-        session.close()
+    with ExitStack() as closing:
+        if attempts is not None:
+            closing.callback(attempts.close)
+        session = bus.session(group, worker.inputs)
+        closing.callback(session.close)
+        loop = _Loop(
+            worker, session, group, dead_letters, stop or threading.Event(), retry or Retry(), attempts, on_step
+        )
+        loop.run(batch, idle_exit)
     _log.info("%s stopped", worker.name, extra=fields(group=group, **vars(loop.report)))
     return loop.report
 
@@ -102,6 +94,8 @@ class _Batch:
     letters: int = 0
     trouble: TransientError | None = None
     """Why the next message must wait."""
+    refused: bool = False
+    """The bus, or the worker's flush, refused the data of its only message, which was then buried."""
 
 
 @dataclass
@@ -110,11 +104,12 @@ class _Loop:
 
     worker: Worker
     session: Session
+    group: str
     dead_letters: DeadLetters
     stop: threading.Event
     retry: Retry
-    idle_exit: float | None
-    on_step: Callable[[int], None]
+    attempts: Attempts | None
+    on_step: Callable[[int, str], None]
     report: RunReport = field(default_factory=RunReport)
     rewind_due: bool = False
     resume: float = 0.0
@@ -124,39 +119,38 @@ class _Loop:
     fenced: int = 0
     """Times fenced since the last commit."""
     single: int = 0
-    """Messages that go one by one: the bus refused the data of one of them, and it must be found."""
+    """Messages that go one by one: the data of one of them were refused, and it must be found."""
 
-    def run(self, batch: int) -> None:
+    def run(self, batch: int, idle_exit: float | None) -> None:
+        patience = _POLL if idle_exit is None else min(_POLL, idle_exit)
         busy = time.monotonic()
         while not self.stop.is_set():
             try:
                 self._wait()
-                if self._transact(1 if self.single else batch):
+                if self._transact(1 if self.single else batch, patience):
                     busy = time.monotonic()
-                elif self.idle_exit is not None and time.monotonic() - busy >= self.idle_exit:
+                elif idle_exit is not None and time.monotonic() - busy >= idle_exit:
                     return
             except TransientError as error:
                 busy = self._pause(error)
+            except ExpiredError:
+                raise  # who knows what else slept too long: a new process is the clean way back
             except FencedError as error:
                 self._rejoin(error)
 
-    def _transact(self, limit: int) -> bool:
+    def _transact(self, limit: int, patience: float) -> bool:
         """Take one batch through all steps; return False where there was none."""
-        # 1. Poll. Until step 4 the messages are kept nowhere else: a crash costs time, and nothing more.
-        self.on_step(1)
-        with self._timed("poll"):
-            messages = self.session.poll(limit, _POLL if self.idle_exit is None else min(_POLL, self.idle_exit))
+        # 1. Poll. Until step 5 the messages are kept nowhere else: a crash costs time, and nothing more.
+        with self._step(1):
+            messages = self.session.poll(limit, patience)
         if not messages:
             return False
+        if self.attempts is not None:
+            self.attempts.review()
         batch = self._process(messages)
-        if batch.consumed:
-            # 4. Commit outputs, dead letters and positions, all or nothing.
-            self.on_step(4)
-            with self._timed("commit"):
-                committed = self._commit(batch)
-            # 5. Count. The outputs are out: a crash from here on repeats nothing.
-            self.on_step(5)
-            if committed:
+        if batch.consumed and self._commit(batch):
+            # 6. Count. The outputs are out: a crash from here on repeats nothing.
+            with self._step(6):
                 self._count(batch)
         if batch.trouble:
             raise batch.trouble
@@ -171,8 +165,7 @@ class _Loop:
                 break
             self.session.keep_alive()
             try:
-                with self._timed("process"):
-                    self._settle(message, batch)
+                self._settle(message, batch)
             except TransientError as error:
                 batch.trouble = error
                 break
@@ -180,55 +173,71 @@ class _Loop:
 
     def _settle(self, message: Message, batch: _Batch) -> None:
         """Add to `batch` what `message` leads to; raises TransientError where that must wait."""
+        with _attempt(self.attempts, self.group, message) as fatal:
+            result, tries = (fatal, fatal.deaths) if fatal else self._tried(message)
+            if isinstance(result, Exception):
+                result = self._bury(message, result, tries)
+                batch.letters += 1
+        batch.outgoing += result
+        batch.consumed.append(message)
+
+    def _tried(self, message: Message) -> tuple[Sequence[Outgoing] | Exception, int]:
+        """Return what `process` returns or raises at last, and after how many tries; raises TransientError."""
         # 2. Process the message. A short trouble (a lock, a lost connection) is over at the second or third try.
         wait = self.retry.wait
-        for attempt in range(1, self.retry.tries + 1):
-            self.on_step(2)
-            result = _caught(lambda: self.worker.process(message))
+        tries = 0
+        while True:
+            tries += 1
+            with self._step(2):
+                result = _caught(lambda: self.worker.process(message))
             if not isinstance(result, TransientError):
-                break
-            if attempt == self.retry.tries:
+                return result, tries
+            if tries >= self.retry.tries:
                 raise result
             self.report.retries += 1
             self.stop.wait(wait)
             wait = min(wait * self.retry.growth, self.retry.longest_wait)
-        if isinstance(result, Exception):
-            result = self._bury(message, result, attempt)
-            batch.letters += 1
-        batch.outgoing += result
-        batch.consumed.append(message)
 
     def _bury(self, message: Message, error: Exception, attempts: int) -> list[Outgoing]:
         """Return the dead letter of `message` and the outcome that the worker gives it."""
-        # 3. The message can't be processed, now or ever: keep it with its cause, and let the stream go on.
-        self.on_step(3)
-        foreseen = isinstance(error, SkydeltaError)
-        trace = None if foreseen else "".join(traceback.format_exception(error))
-        text = str(error) or repr(error)
-        failure = Failure(self.worker.name, type(error).__name__, text, attempts, trace)
-        place = fields(topic=message.topic, partition=message.partition, offset=message.offset)
-        _log.error("dead letter: %s", failure, extra=place, exc_info=None if foreseen else error)
-        letter = self.dead_letters.write(message, failure)
-        outcome = _caught(lambda: self.worker.failed(message, str(failure)))
-        if isinstance(outcome, TransientError):
-            raise outcome
-        if isinstance(outcome, Exception):
-            _log.error("%s gave no outcome either", self.worker.name, extra=place, exc_info=outcome)
-            outcome = []
-        return [letter, *outcome]
+        # 3. Bury: the message can't be processed, now or ever. Keep it with its cause, and let the stream go on.
+        with self._step(3):
+            foreseen = isinstance(error, SkydeltaError)
+            failure = Failure(
+                self.worker.name, type(error).__name__, str(error) or repr(error), attempts, _trace(error)
+            )
+            place = fields(topic=message.topic, partition=message.partition, offset=message.offset)
+            _log.error("dead letter: %s", failure, extra=place, exc_info=None if foreseen else error)
+            letter = self.dead_letters.write(message, failure)
+            if isinstance(error, FatalInputError) and error.alone:
+                return [letter]
+            outcome = _caught(lambda: self.worker.failed(message, str(failure)))
+            if isinstance(outcome, TransientError):
+                raise outcome
+            if isinstance(outcome, Exception):
+                _log.error("%s gave no outcome either", self.worker.name, extra=place, exc_info=outcome)
+                outcome = []
+            return [letter, *outcome]
 
     def _commit(self, batch: _Batch) -> bool:
-        """Commit; where the bus refuses the data, return False to find the message, or bury the only one."""
+        """Flush and commit; where the data are refused, return False to find the message, or bury the only one."""
         try:
-            self.session.commit(batch.outgoing, batch.consumed)
+            # 4. Flush. What the outputs speak of must be there before them; it is harmless without them.
+            with self._step(4):
+                self.worker.flush()
+            # 5. Commit outputs, dead letters and positions, all or nothing.
+            with self._step(5):
+                self.session.commit(batch.outgoing, batch.consumed)
         except DataError as error:
+            if batch.refused:
+                raise
             if len(batch.consumed) > 1:
                 self.single = len(batch.consumed)
                 self.rewind_due = True
                 return False
             batch.outgoing = self._bury(batch.consumed[0], error, 1)
-            batch.letters = 1
-            self.session.commit(batch.outgoing, batch.consumed)
+            batch.letters, batch.refused = 1, True
+            return self._commit(batch)
         return True
 
     def _count(self, batch: _Batch) -> None:
@@ -238,6 +247,8 @@ class _Loop:
         self.report.transactions += 1
         self.troubles = self.fenced = 0
         self.single = max(0, self.single - len(batch.consumed))
+        if self.attempts is not None:
+            self.attempts.committed(self.group, batch.consumed)
 
     def _pause(self, error: TransientError) -> float:
         """Plan a pause, twice as long as the last, and return its end; nothing is dropped, the order stays."""
@@ -262,17 +273,26 @@ class _Loop:
         if self.rewind_due:
             self.session.rewind()
             self.rewind_due = False
-        with self._timed("pause"):
-            while (left := self.resume - time.monotonic()) > 0 and not self.stop.wait(min(left, _BEAT)):
-                self.session.keep_alive()
+        begin = time.monotonic()
+        while (left := self.resume - time.monotonic()) > 0 and not self.stop.wait(min(left, _BEAT)):
+            self.session.keep_alive()
+        self.report.seconds["pause"] += time.monotonic() - begin
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def _step(self, number: int) -> Iterator[None]:
+        """Tell `on_step` of a numbered step, before it and, where it raised nothing, after it; add up its time."""
+        self.on_step(number, "before")
         begin = time.monotonic()
         try:
             yield
         finally:
-            self.report.seconds[stage] += time.monotonic() - begin
+            self.report.seconds[STEPS[number]] += time.monotonic() - begin
+        self.on_step(number, "after")
+
+
+def _attempt(attempts: Attempts | None, group: str, message: Message) -> AbstractContextManager[FatalInputError | None]:
+    """Keep `message` in the journal while it is in work; give the error of one that must not be run again."""
+    return nullcontext() if attempts is None else attempts.entry(group, message)
 
 
 def _caught(call: Callable[[], Sequence[Outgoing]]) -> Sequence[Outgoing] | Exception:
@@ -283,3 +303,10 @@ def _caught(call: Callable[[], Sequence[Outgoing]]) -> Sequence[Outgoing] | Exce
         raise
     except Exception as error:  # the one place: a worker's bug must cost one message, not the night
         return error
+
+
+def _trace(error: Exception) -> str | None:
+    """Return where an error came from: of one that nobody foresaw, and of one that ended processes."""
+    if isinstance(error, FatalInputError):
+        return error.trace or None
+    return None if isinstance(error, SkydeltaError) else "".join(traceback.format_exception(error))

@@ -8,11 +8,11 @@ from schemas.errors import ConfigurationError
 
 __all__ = ["TOPICS", "Topics"]
 
-TOPICS = ("exposures", "calexps", "diasources", "scored", "alerts", "dead", "quality")
-"""From the raw frame to the alert; then what failed, and the numbers about each stage."""
+TOPICS = ("visits", "exposures", "calexps", "diasources", "scored", "alerts", "dead", "quality")
+"""The announcements; from the raw frame to the alert; then what failed, and the numbers about each stage."""
 
-_SINGLE = ("dead", "quality")
-"""Read by people and pages, in one order: one partition each, whatever the survey's count."""
+_SINGLE = ("visits", "dead", "quality")
+"""In one order: one partition each, whatever the survey's count. The order of `visits` is that of the night."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from workers.calibrate.worker import read_file
 from workers.connect import open_blobs, open_bus, open_database, open_topics
 from workers.imaging.calibrations import CalibrationStore
 from workers.imaging.reference import load_reference
-from workers.ingest.pipeline import detector_centre
+from workers.ingest.pipeline import detector_reach
 from workers.isr.pipeline import needed_kinds
 from workers.score.model import load_classifier
 from workers.survey.config import Survey, load_survey
@@ -77,7 +77,7 @@ def _astrometry(survey: Survey, path: Path) -> str:
             f"{path.name} has no WCS (no CTYPE1) and camera.toml has no [wcs] table; make a rough one with "
             f"`skydelta reference from-frame {path} --scale ARCSEC_PER_PIXEL`"
         )
-    ra, dec = detector_centre(raw, survey.camera)
+    ra, dec, _ = detector_reach(raw, survey.camera)
     source = "camera.toml [wcs] and the pointing" if survey.camera.wcs is not None else "the header"
     return f"WCS from {source}: detector centre at {ra:.5f} {dec:+.5f}"
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.errors import ConfigurationError
+from stream.attempts import Attempts
 from stream.blobs import BlobStore
 from stream.dead_letters import DeadLetters
 from stream.topics import Topics
@@ -13,10 +17,20 @@ from workers.version import code_version
 
 if TYPE_CHECKING:
     from stream.bus import Bus
+    from workers.archive.store import AlertArchive
     from workers.database import Database
     from workers.survey.config import Survey
 
-__all__ = ["database_path", "open_blobs", "open_bus", "open_database", "open_dead_letters", "open_topics"]
+__all__ = [
+    "database_name",
+    "open_archive",
+    "open_attempts",
+    "open_blobs",
+    "open_bus",
+    "open_database",
+    "open_dead_letters",
+    "open_topics",
+]
 
 
 def open_bus(survey: Survey) -> Bus:
@@ -46,17 +60,54 @@ def open_topics(survey: Survey, bus: Bus, prefix: str = "") -> Topics:
     return topics
 
 
-def database_path(survey: Survey, prefix: str = "") -> str:
-    """Return the path of the DIA database; a replay's lies beside the live one, its prefix before the name."""
-    path = survey.path(survey.config.database.path)
-    return str(path.with_name(prefix + path.name))
+def database_name(survey: Survey, prefix: str = "") -> str:
+    """Return where the DIA database is; that of a replay carries its prefix. For messages to people."""
+    config = survey.config.database
+    if config.kind == "postgresql":
+        return f"PostgreSQL schema {_namespace(config.namespace, prefix)}"
+    return str(_sqlite_path(survey, prefix))
 
 
 def open_database(survey: Survey, prefix: str = "") -> Database:
     """Return the DIA database of the survey; raises UnreachableError or ConfigurationError."""
-    from workers.database.sqlite import SqliteDatabase
+    config = survey.config.database
+    if config.kind == "sqlite":
+        from workers.database.sqlite import SqliteDatabase
 
-    return SqliteDatabase(database_path(survey, prefix))
+        return SqliteDatabase(_sqlite_path(survey, prefix))
+    if not config.url:
+        raise ConfigurationError(
+            'survey.toml: [database] kind = "postgresql" needs url = "postgresql://user@host/name"'
+        )
+    from workers.database.postgres import PostgresDatabase
+
+    idle = 2.0 * survey.config.bus.session_timeout_s  # a zombie's locks end soon after its place in the group does
+    return PostgresDatabase(config.url, _namespace(config.namespace, prefix), idle_timeout=idle)
+
+
+def _sqlite_path(survey: Survey, prefix: str) -> Path:
+    path = survey.path(survey.config.database.path)
+    return path.with_name(prefix + path.name)
+
+
+def _namespace(name: str, prefix: str) -> str:
+    """Return the PostgreSQL schema of a prefix: what may stand in a name, and a hash of all of it."""
+    if not prefix:
+        return name
+    plain = re.sub("[^a-z0-9]+", "_", prefix.lower()).strip("_")[:12]
+    return f"{name}_{plain}_{hashlib.sha256(prefix.encode()).hexdigest()[:8]}"
+
+
+def open_archive(survey: Survey, prefix: str = "") -> AlertArchive:
+    """Return the archive of alerts; that of a replay carries its prefix."""
+    from workers.archive.store import AlertArchive
+
+    return AlertArchive(survey.archive / f"{prefix}alerts")
+
+
+def open_attempts(survey: Survey) -> Attempts:
+    """Return the journal of attempts that the survey's workers on this machine share."""
+    return Attempts(survey.state / "attempts")
 
 
 def open_blobs(survey: Survey) -> BlobStore:

@@ -15,7 +15,7 @@ from schemas.errors import DataError, SkydeltaError
 from workers.calibrate.worker import make_masters
 from workers.ingest.open import open_ingest
 from workers.isr.worker import calibrate_file
-from workers.night import ALL, Role, supervise
+from workers.night import ALL, Role, run_roles
 from workers.score.training import train_classifier
 from workers.simulate.pipeline import SurveyFiles, write_survey
 from workers.simulate.settings import SimulatedSurvey
@@ -101,8 +101,8 @@ def _live_night(survey: Survey, files: SurveyFiles, workers: int) -> int:
     """Ingest the live frames and run the workers until all are done; return the night."""
     ingested = open_ingest(survey).files(files.live)
     nights = [item.info.night for item in ingested if item.info is not None]
-    roles = [Role(ALL[0], drain=True)] * workers + [Role(ALL[1], drain=True)]
-    code = supervise(str(survey.root), roles, threading.Event())
+    roles = [Role(ALL[0], drain=True)] * workers + [Role(name, drain=True) for name in ALL[1:]]
+    code = run_roles(str(survey.root), roles, threading.Event())
     if code or not nights:
         raise SkydeltaError(f"the night's workers ended with exit code {code}; their messages stand above")
     return nights[0]

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import subprocess
+import logging
+import os
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, TransientError
 from stream.bus import Bus
 from stream.retry import RunReport
 from stream.runner import Worker, run
 from stream.topics import Topics
 from workers.clock import mjd_tai_now
-from workers.connect import open_blobs, open_bus, open_database, open_dead_letters, open_topics
+from workers.connect import (
+    open_archive,
+    open_attempts,
+    open_blobs,
+    open_bus,
+    open_database,
+    open_dead_letters,
+    open_topics,
+)
+from workers.supervise import supervise
 from workers.survey.config import Survey
-from workers.worker import INPUT, PixelWorker, Stage
+from workers.ticker import Ticker
+from workers.worker import INPUTS, PixelWorker, Stage
 
-__all__ = ["ALL", "PIXEL_STAGES", "Role", "lags", "parse_stages", "run_role", "supervise"]
+__all__ = ["ALL", "PIXEL_STAGES", "Role", "finished", "lags", "parse_stages", "run_role", "run_roles", "waiting"]
 
 PIXEL_STAGES = ("isr", "subtract", "score")
-ALL = ("isr+subtract+score", "associate")
+SINGLE = ("associate", "archive")
+"""Stages that are not joined to others."""
+ALL = ("isr+subtract+score", "associate", "archive")
 """The roles that `skydelta run all` starts."""
+
+_WATCH = 0.5  # s between looks at what waits
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class Role:
     """What one worker process does."""
 
     stages: str
-    """Pixel stages joined by +, or ``associate``."""
+    """Pixel stages joined by +, ``associate`` or ``archive``."""
     prefix: str = ""
     """Of topics and database: a replay has its own."""
     drain: bool = False
@@ -43,13 +58,14 @@ def parse_stages(text: str) -> tuple[str, ...]:
     """Return the roles named on the command line; raises ConfigurationError for an unknown or broken chain."""
     if text == "all":
         return ALL
-    if text == "associate":
+    if text in SINGLE:
         return (text,)
     names = tuple(text.split("+"))
     first = PIXEL_STAGES.index(names[0]) if names[0] in PIXEL_STAGES else -1
     if first < 0 or names != PIXEL_STAGES[first : first + len(names)]:
         raise ConfigurationError(
-            f"{text!r} is no stage; choose associate, all, or neighbours of {' + '.join(PIXEL_STAGES)} joined by +"
+            f"{text!r} is no stage; choose {', '.join(SINGLE)}, all, or neighbours of {' + '.join(PIXEL_STAGES)} "
+            "joined by +"
         )
     return (text,)
 
@@ -83,6 +99,10 @@ def open_worker(survey: Survey, role: Role, topics: Topics) -> tuple[str, Worker
         database = open_database(survey, role.prefix)
         letters = open_dead_letters(topics, blobs)
         return group, AssociateWorker(survey, topics, blobs, database, letters, mjd_tai_now, group=group)
+    if role.stages == "archive":
+        from workers.archive.worker import ArchiveWorker
+
+        return group, ArchiveWorker(open_archive(survey, role.prefix), topics)
     worker = PixelWorker(open_stages(survey, role.stages.split("+")), topics, blobs, mjd_tai_now)
     return group, worker
 
@@ -98,7 +118,7 @@ def run_role(survey: Survey, role: Role, stop: threading.Event) -> RunReport:
     try:
         topics = open_topics(survey, bus, role.prefix)
         group, worker = open_worker(survey, role, topics)
-        with _drained(bus, topics, role, stop) if role.drain else _forever():
+        with _watched(survey, role, stop):
             return run(
                 worker,
                 bus,
@@ -106,20 +126,19 @@ def run_role(survey: Survey, role: Role, stop: threading.Event) -> RunReport:
                 dead_letters=open_dead_letters(topics, open_blobs(survey)),
                 batch=1 if "isr" in role.stages else survey.config.bus.batch,
                 stop=stop,
+                attempts=open_attempts(survey),
             )
     finally:
         bus.close()
 
 
 @contextmanager
-def _forever() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _drained(bus: Bus, topics: Topics, role: Role, stop: threading.Event) -> Iterator[None]:
-    """Set `stop` when no message waits in this role's input nor in any before it."""
-    watch = threading.Thread(target=_watch, args=(bus, topics, role, stop), daemon=True)
+def _watched(survey: Survey, role: Role, stop: threading.Event) -> Iterator[None]:
+    """Beside the worker, look twice a second whether its work is done, and whether visits should close."""
+    if not role.drain and role.stages != "associate":
+        yield
+        return
+    watch = threading.Thread(target=_watch, args=(survey, role, stop), name="watch", daemon=True)
     watch.start()
     try:
         yield
@@ -128,10 +147,33 @@ def _drained(bus: Bus, topics: Topics, role: Role, stop: threading.Event) -> Ite
         watch.join(timeout=5.0)
 
 
-def _watch(bus: Bus, topics: Topics, role: Role, stop: threading.Event) -> None:
-    while not stop.wait(0.5):
-        if waiting(bus, topics, role) == 0:
-            stop.set()
+def _watch(survey: Survey, role: Role, stop: threading.Event) -> None:
+    """Runs in a thread of its own, so with connections of its own."""
+    bus = open_bus(survey)
+    try:
+        topics = open_topics(survey, bus, role.prefix)
+        ticker = Ticker(survey, bus, topics, open_database(survey, role.prefix))
+
+        def idle() -> bool:
+            return waiting(bus, topics, role) == 0
+
+        while not stop.wait(_WATCH):
+            try:
+                if role.stages == "associate":
+                    ticker.look(idle, drain=role.drain)
+                if role.drain and finished(ticker, idle, role):
+                    stop.set()
+            except TransientError as error:  # the worker itself sees it too, and waits
+                _log.warning("the watch looks again later: %s", error)
+    finally:
+        bus.close()
+
+
+def finished(ticker: Ticker, idle: Callable[[], bool], role: Role) -> bool:
+    """Tell whether nothing is left to do for a role: no visit is open and, looked at after that, no message waits."""
+    if role.stages in SINGLE and ticker.open_visits():
+        return False
+    return idle()
 
 
 def waiting(bus: Bus, topics: Topics, role: Role) -> int:
@@ -142,33 +184,20 @@ def waiting(bus: Bus, topics: Topics, role: Role) -> int:
     return sum(lags(bus, topics, role.prefix, last=role.stages.split("+")[0]).values())
 
 
-def lags(bus: Bus, topics: Topics, prefix: str, last: str = "associate") -> dict[str, int]:
+def lags(bus: Bus, topics: Topics, prefix: str, last: str = "archive") -> dict[str, int]:
     """Return how many messages wait in the input of each stage, in their order, up to the stage `last`."""
-    inputs = {**INPUT, "associate": "scored"}
-    names = list(inputs)
+    names = list(INPUTS)
     return {
-        name: sum(bus.lag(prefix + group_of(name), [topics.name(inputs[name])]).values())
+        name: sum(bus.lag(prefix + group_of(name), [topics.name(topic) for topic in INPUTS[name]]).values())
         for name in names[: names.index(last) + 1]
     }
 
 
-def supervise(folder: str, roles: Sequence[Role], stop: threading.Event) -> int:
-    """Start one process per role, pass on a stop, and return the first exit code that is not 0."""
-    processes = [_start(folder, role) for role in roles]
-    code = 0
-    try:
-        while any(process.poll() is None for process in processes) and not stop.is_set() and code == 0:
-            time.sleep(0.1)
-            code = next((process.returncode for process in processes if process.returncode), 0)
-    finally:
-        for process in processes:
-            if process.poll() is None and (stop.is_set() or code):
-                process.terminate()
-        for process in processes:
-            process.wait()
-    return code or next((abs(process.returncode) for process in processes if process.returncode), 0)
+def run_roles(folder: str, roles: Sequence[Role], stop: threading.Event) -> int:
+    """Run one process per role; those that a signal ended start again. Returns the first exit code that is not 0."""
+    return supervise([_command(folder, role) for role in roles], stop)
 
 
-def _start(folder: str, role: Role) -> subprocess.Popen[bytes]:
+def _command(folder: str, role: Role) -> list[str]:
     command = [sys.executable, "-m", "workers", "run", role.stages, "-s", folder, "--prefix", role.prefix]
-    return subprocess.Popen([*command, "--drain"] if role.drain else command)
+    return [*command, "--parent", str(os.getpid()), *(["--drain"] if role.drain else [])]

@@ -8,7 +8,7 @@ from typing import Any
 from stream import codec
 from stream.bus import Bus, Message
 
-__all__ = ["decoded_messages", "records"]
+__all__ = ["alert_identity", "decoded_messages", "records"]
 
 
 def decoded_messages(bus: Bus, topic: str) -> Iterator[tuple[Message, dict[str, Any]]]:
@@ -16,6 +16,14 @@ def decoded_messages(bus: Bus, topic: str) -> Iterator[tuple[Message, dict[str, 
     messages = sorted(bus.read(topic), key=lambda message: (message.timestamp, message.partition, message.offset))
     for message in messages:
         yield message, codec.decode(message.value).record
+
+
+def alert_identity(message: Message) -> tuple[int, int]:
+    """Return the alert's id and night (YYYYMMDD), from the headers or, where it has none, from the packet."""
+    if "alertId" in message.headers and "night" in message.headers:
+        return int(message.headers["alertId"]), int(message.headers["night"])
+    record = codec.decode(message.value).record
+    return record["diaSourceId"], record["night"]
 
 
 def records(bus: Bus, topic: str) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,15 +12,22 @@ from stream.blobs import BlobStore
 from stream.bus import Message, Outgoing
 from stream.topics import Topics
 from workers.clock import Clock, event_timestamp
-from workers.items import CalexpItem, RawItem, SourcesItem, decode, encode, info_of, timed
+from workers.imaging.exposure import ExposureInfo
+from workers.items import CalexpItem, RawItem, SourcesItem, StageTime, decode, encode, info_of, timed
 
-__all__ = ["NEXT", "PixelWorker", "Stage", "closing_time"]
+__all__ = ["INPUTS", "NEXT", "PixelWorker", "Stage", "closing_time", "quality_record"]
 
 NEXT = {"isr": ("calexps", "calexp"), "subtract": ("diasources", "diasources"), "score": ("scored", "scored")}
 """Topic and message family that each pixel stage publishes."""
 
-INPUT = {"isr": "exposures", "subtract": "calexps", "score": "diasources"}
-"""Topic that each pixel stage reads."""
+INPUTS = {
+    "isr": ("exposures",),
+    "subtract": ("calexps",),
+    "score": ("diasources",),
+    "associate": ("visits", "scored"),
+    "archive": ("alerts",),
+}
+"""Topics that each stage reads, in the order of the night."""
 
 Item = RawItem | CalexpItem | SourcesItem
 
@@ -37,6 +44,21 @@ class Stage(Protocol):
 def closing_time(item: Item) -> int:
     """Return the time of shutter closing as a message timestamp: event time, the same in every run."""
     return event_timestamp(item.info.midpointMjdTai + 0.5 * item.info.exposureTime / 86400.0)
+
+
+def quality_record(
+    info: ExposureInfo, stage: str, outcome: str, metrics: Mapping[str, float], times: Sequence[StageTime]
+) -> dict[str, Any]:
+    """Return the record of the family ``quality`` that says how one stage went for one exposure."""
+    return {
+        "visit": info.visit,
+        "detector": info.detector,
+        "night": info.night,
+        "stage": stage,
+        "outcome": outcome,
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "stageTimes": [vars(time) for time in times],
+    }
 
 
 @dataclass
@@ -56,7 +78,7 @@ class PixelWorker:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The one topic that this worker reads."""
-        return (self.topics.name(INPUT[self.stages[0].name]),)
+        return tuple(self.topics.name(topic) for topic in INPUTS[self.stages[0].name])
 
     def process(self, message: Message) -> list[Outgoing]:
         """Run the stages on one message; an exposure that ended early (no template) passes the rest untouched."""
@@ -68,6 +90,9 @@ class PixelWorker:
             outgoing.append(self._quality(item, stage.name))
         outgoing.append(self._outgoing(item, self.stages[-1].name))
         return outgoing
+
+    def flush(self) -> None:
+        """Do nothing: blobs are durable when they are put."""
 
     def failed(self, message: Message, failure: str) -> list[Outgoing]:
         """Return the ``failed`` outcome that closes the visit and detector of a message that became a dead letter."""
@@ -86,14 +111,6 @@ class PixelWorker:
 
     def _quality(self, item: Item, stage: str) -> Outgoing:
         metrics = item.exposure.metrics if isinstance(item, CalexpItem) else getattr(item, "metrics", {})
-        record = {
-            "visit": item.info.visit,
-            "detector": item.info.detector,
-            "night": item.info.night,
-            "stage": stage,
-            "outcome": item.outcome if isinstance(item, SourcesItem) else "ok",
-            "metrics": {name: float(value) for name, value in metrics.items()},
-            "stageTimes": [vars(time) for time in item.stageTimes],
-        }
-        value = codec.encode("quality", record)
+        outcome = item.outcome if isinstance(item, SourcesItem) else "ok"
+        value = codec.encode("quality", quality_record(item.info, stage, outcome, metrics, item.stageTimes))
         return Outgoing(self.topics.name("quality"), item.info.label.encode(), value, closing_time(item))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from schemas.errors import ConfigurationError, DataError, FencedError, PositionLostError
+from schemas.errors import ConfigurationError, DataError, ExpiredError, PositionLostError
 from stream.bus import Bus, Outgoing, Session
 from stream.bus.conformance_trial import (
     POLL,
@@ -274,8 +274,8 @@ def closing_moves_partitions(trial: Trial) -> None:
     equal(len(two.assigned()), 4, "partitions of the member that stayed")
 
 
-def silent_members_are_fenced(trial: Trial) -> None:
-    """A member too long silent loses its partitions; its late commit publishes nothing; it can rejoin."""
+def silent_members_expire(trial: Trial) -> None:
+    """A member too long silent at work loses its partitions; its late commit publishes nothing; it can rejoin."""
     bus, topic, out, group = trial.bus(), trial.topic(), trial.topic(), trial.name("group")
     bus.publish([record(topic, n) for n in range(3)])
     zombie = trial.session(group, topic)
@@ -283,13 +283,30 @@ def silent_members_are_fenced(trial: Trial) -> None:
     heir = trial.session(group, topic)
     got = trial.take(heir, 3)
     equal(values(got), numbers(3), "messages of the heir")
-    refused(lambda: zombie.commit([record(out, 666)], stale), FencedError)
+    refused(lambda: zombie.commit([record(out, 666)], stale), ExpiredError)
     heir.commit([record(out, 1)], got)
     equal(values(list(bus.read(out))), [b"value 1"], "outputs")
     heir.close()
     bus.publish([record(topic, 3)])
-    equal(values(trial.take(zombie, 1)), [b"value 3"], "messages of the fenced member, back in the group")
+    equal(values(trial.take(zombie, 1)), [b"value 3"], "messages of the expired member, back in the group")
     equal(bus.lag(group, [topic]), {(topic, 0): 1}, "lag")
+
+
+def silent_idle_members_join_again(trial: Trial) -> None:
+    """A member too long silent that has nothing in work is no zombie: its next polls bring it back."""
+    bus, topic, group = trial.bus(), trial.topic(), trial.name("group")
+    bus.publish([record(topic, 0)])
+    sleeper = trial.session(group, topic)
+    sleeper.commit([], trial.take(sleeper, 1))
+    heir = trial.session(group, topic)
+    bus.publish([record(topic, 1)])
+    heir.commit([], trial.take(heir, 1))
+    heir.close()
+    bus.publish([record(topic, 2)])
+    got = trial.take(sleeper, 1)
+    equal(values(got), [b"value 2"], "messages of the sleeper, back in the group")
+    sleeper.commit([], got)
+    equal(bus.lag(group, [topic]), {(topic, 0): 0}, "lag")
 
 
 def keeping_alive_keeps_the_partitions(trial: Trial) -> None:
@@ -342,7 +359,8 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
     lag_counts_what_is_left,
     members_share_the_partitions,
     closing_moves_partitions,
-    silent_members_are_fenced,
+    silent_members_expire,
+    silent_idle_members_join_again,
     keeping_alive_keeps_the_partitions,
     lost_positions_are_loud,
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.errors import DeliveryError, FencedError, PositionLostError, UnreachableError
+from schemas.errors import DeliveryError, ExpiredError, FencedError, PositionLostError, UnreachableError
 from stream.bus import Message, Outgoing
 from stream.bus.embedded_group import beat, join, leave, release
 from stream.bus.embedded_log import Log, Slot
@@ -118,6 +118,15 @@ class EmbeddedSession:
             _log.warning("left without notice: %s", error)
         self._log.close()
 
+    def _is_member(self) -> bool:
+        return self._log.execute("SELECT 1 FROM member WHERE id = ?", (self._member,)).fetchone() is not None
+
+    def _expired(self) -> ExpiredError:
+        return ExpiredError(
+            f"member {self._member} of group {self._group!r} was declared dead while it worked: nothing was committed, "
+            "and others have its work; it was stopped or silent too long, see bus.session_timeout_s. Start it again"
+        )
+
     def _join(self) -> int:
         return join(self._log, self._group, self._topics, self._timing.clock(), self._timing.session)
 
@@ -132,9 +141,11 @@ class EmbeddedSession:
 
     def _take(self, limit: int) -> list[Message]:
         """Return what can be read now, starting at the slot after the one served last."""
-        if not self._log.execute("SELECT 1 FROM member WHERE id = ?", (self._member,)).fetchone():
+        if not self._is_member():
+            working, self._reads = bool(self._reads), {}
+            if working:
+                raise self._expired()
             _log.info("member %d of group %s was removed; it joins again", self._member, self._group)
-            self._reads.clear()
             with self._log.transaction():
                 self._member = self._join()
         with self._log.snapshot():
@@ -175,11 +186,13 @@ class EmbeddedSession:
                 (self._group, topic, partition),
             ).fetchone()
             slot, owner, position = row or (0, 0, 0)
+            if owner != self._member and not self._is_member():
+                raise self._expired()
             if owner != self._member or position > min(offsets):
                 raise FencedError(
-                    f"{topic}[{partition}] went to another member of group {self._group!r} (this one is "
+                    f"{topic}[{partition}] went on without this member of group {self._group!r} (it is "
                     f"{self._member}, the owner {owner}; position {position}, consumed from {min(offsets)}): nothing "
-                    "was committed; this member was silent or stopped too long, see bus.session_timeout_s"
+                    "was committed; poll again"
                 )
             if position < min(offsets):
                 raise DeliveryError(

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ClusterMetadata  # type: ignore[attr-defined]
 
-from schemas.errors import ConfigurationError, DataError, FencedError, SkydeltaError, UnreachableError
+from schemas.errors import ConfigurationError, DataError, ExpiredError, FencedError, SkydeltaError, UnreachableError
 
 __all__ = ["LARGEST_MESSAGE", "LARGEST_VALUE", "MAX_POLL_SECONDS", "Cluster", "GroupProtocol", "error_of", "wait"]
 
@@ -43,20 +43,20 @@ _PRODUCER_ONLY = frozenset(
 
 _REFUSED_LOGIN = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
 _SILENCE = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})
-_FENCED = frozenset(
+_EXPIRED = frozenset(  # the group, or the transaction's coordinator, declared this client dead
     {
         KafkaError._FENCED,
         KafkaError._ASSIGNMENT_LOST,
         KafkaError._MAX_POLL_EXCEEDED,
         KafkaError.PRODUCER_FENCED,
         KafkaError.INVALID_PRODUCER_EPOCH,
-        KafkaError.ILLEGAL_GENERATION,
         KafkaError.UNKNOWN_MEMBER_ID,
         KafkaError.FENCED_INSTANCE_ID,
         KafkaError.FENCED_MEMBER_EPOCH,
-        KafkaError.STALE_MEMBER_EPOCH,
-        KafkaError.REBALANCE_IN_PROGRESS,
     }
+)
+_FENCED = frozenset(  # the group went on to a new generation, as it does whenever a member comes or goes
+    {KafkaError.ILLEGAL_GENERATION, KafkaError.STALE_MEMBER_EPOCH, KafkaError.REBALANCE_IN_PROGRESS}
 )
 _SETTLED_BY = {  # what a person can do about it
     KafkaError.UNKNOWN_TOPIC_OR_PART: "the topic doesn't exist; create it with ensure()",
@@ -150,13 +150,11 @@ class Cluster:
     def topics(self, seconds: float | None = None) -> dict[str, int]:
         """Return the partition count of every topic, Kafka's own left out.
 
-        Raises UnreachableError where no answer came within `seconds` (default: patience).
+        Raises UnreachableError where no answer came within `seconds` (default: patience), or a login was refused.
         """
-        admin = self.admin()
         try:
-            found = admin.list_topics(timeout=seconds or self.patience).topics
+            found = self._metadata(seconds or self.patience).topics
         except KafkaException as exception:
-            admin.poll(0)  # lets error_cb tell the cause
             raise self.failure("asking for the topics", exception) from exception
         self._trouble = None
         return {
@@ -164,6 +162,19 @@ class Cluster:
             for name, topic in found.items()
             if topic.error is None and not name.startswith("__")
         }
+
+    def _metadata(self, seconds: float) -> ClusterMetadata:
+        """Ask, ever more patiently, until an answer or a refused login comes: librdkafka would go on logging in."""
+        admin, deadline, patience = self.admin(), time.monotonic() + seconds, 1.0
+        while True:
+            left = max(0.1, deadline - time.monotonic())
+            try:
+                return admin.list_topics(timeout=min(left, patience))
+            except KafkaException:
+                admin.poll(0)  # lets error_cb tell the cause
+                if left <= patience or (self._trouble is not None and self._trouble.code() in _REFUSED_LOGIN):
+                    raise
+            patience *= 2.0
 
     def require(self, topics: Iterable[str]) -> dict[str, int]:
         """Return the partition counts of `topics`; raises ConfigurationError where one doesn't exist."""
@@ -183,6 +194,8 @@ class Cluster:
         """Return the error of our tree for `cause`, met while `doing`; the caller raises it."""
         error = error_of(cause) if isinstance(cause, KafkaException) else cause
         text = f"{doing} at Kafka {self.bootstrap} failed: {error.str()} ({error.name()})"
+        if error.code() in _EXPIRED:
+            return ExpiredError(f"{text}; another member owns these positions, nothing was committed. Start it again")
         if error.code() in _FENCED:
             return FencedError(f"{text}; another member owns these positions, nothing was committed")
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
@@ -221,6 +234,9 @@ class Cluster:
             "log_level": 2,  # a line per refused connection says nothing that our errors don't say
             "socket.keepalive.enable": True,
             "reconnect.backoff.max.ms": 2000,
+            # After a broker's death librdkafka 2.16 would start over from bootstrap.servers; a transactional producer
+            # then waits for ever, longer than any time-out of its calls.
+            "metadata.recovery.strategy": "none",
             **tuned,
             **chosen,
             "bootstrap.servers": self.bootstrap,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from schemas.errors import DeliveryError, FencedError, SkydeltaError
+from schemas.errors import DeliveryError, ExpiredError, FencedError, SkydeltaError
 from stream.bus import Message
 from stream.bus.kafka_cluster import MAX_POLL_SECONDS, Cluster, GroupProtocol, error_of
 from stream.bus.kafka_log import Place, start_positions
@@ -42,6 +42,7 @@ class Membership:
         self._cluster, self._group = cluster, group
         self._next: dict[Place, int] = {}  # by partition owned, the offset after what was polled
         self._polled: dict[Place, list[int]] = {}  # offsets that await their commit
+        self._lost: set[Place] = set()  # taken away while messages of them awaited their commit
         self._member = ""
         self.failure: SkydeltaError | None = None
         """What went wrong within a callback; whoever polls raises it."""
@@ -71,11 +72,12 @@ class Membership:
             consumer.incremental_assign([TopicPartition(*place, at) for place, at in starts.items()])
         self._next.update(starts)
 
-    def revoked(self, places: set[Place]) -> None:
-        """Forget `places`, and what was polled of them."""
+    def revoked(self, places: set[Place], *, lost: bool) -> None:
+        """Forget `places`, and what was polled of them; `lost`: because the group declared this member dead."""
         for place in places:
             self._next.pop(place, None)
-            self._polled.pop(place, None)
+            if self._polled.pop(place, None) and lost:
+                self._lost.add(place)
 
     def go_back(self, consumer: Consumer) -> None:
         """Let `consumer` go on from the committed positions; raises PositionLostError, UnreachableError."""
@@ -85,7 +87,7 @@ class Membership:
                 _move(consumer, TopicPartition(*place, at))
             except KafkaException as exception:
                 raise self._cluster.failure(f"going back in {place[0]}[{place[1]}]", exception) from exception
-        self._next, self._polled = starts, {}
+        self._next, self._polled, self._lost = starts, {}, set()
 
     def accept(self, message: Message) -> bool:
         """Note `message` as polled; False where it is not ours, or was polled before."""
@@ -99,14 +101,16 @@ class Membership:
     def positions_after(self, consumed: Sequence[Message]) -> dict[Place, int]:
         """Return the positions to commit.
 
-        Raises FencedError where one of `consumed` is not ours any more, DeliveryError where they leave out messages
-        polled before them.
+        Raises FencedError where one of `consumed` is not ours any more, ExpiredError where that is because this member
+        was declared dead, DeliveryError where they leave out messages polled before them.
         """
         offsets: dict[Place, list[int]] = {}
         for message in consumed:
             offsets.setdefault((message.topic, message.partition), []).append(message.offset)
         for place, mine in offsets.items():
             polled = self._polled.get(place, [])
+            if place in self._lost:
+                raise self._expired(place)
             if not set(mine) <= set(polled):
                 raise self._fenced(place)
             if sorted(mine) != polled[: len(mine)]:
@@ -125,13 +129,22 @@ class Membership:
     def proof(self, consumer: Consumer, positions: Mapping[Place, int]) -> object:
         """Return the metadata by which the broker checks that this member owns `positions`.
 
-        Raises FencedError where it was put out of the group: the broker lets offsets without a member or a generation
-        pass unchecked, for the sake of clients older than KIP-447.
+        Raises ExpiredError where it was put out of the group, FencedError where it has no generation: the broker lets
+        offsets without a member or a generation pass unchecked, for the sake of clients older than KIP-447.
         """
         metadata = consumer.consumer_group_metadata()
-        if consumer.memberid() != self._member or _generation(metadata) <= 0:
+        if consumer.memberid() != self._member:
+            raise self._expired(next(iter(positions)))
+        if _generation(metadata) <= 0:
             raise self._fenced(next(iter(positions)))
         return metadata
+
+    def _expired(self, place: Place) -> ExpiredError:
+        return ExpiredError(
+            f"this member of group {self._group!r} was declared dead while it worked on {place[0]}[{place[1]}]: "
+            "nothing was committed, and others have its work; it was stopped or silent too long, see "
+            "bus.session_timeout_s and max.poll.interval.ms in bus.properties. Start it again"
+        )
 
     def _fenced(self, place: Place) -> FencedError:
         return FencedError(

@@ -7,11 +7,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from schemas.errors import DataError, SkydeltaError, UnreachableError
+from schemas.errors import DataError, ExpiredError, FencedError, SkydeltaError, UnreachableError
 from stream.bus import Message, Outgoing
 from stream.bus.kafka_cluster import Cluster
 from stream.bus.kafka_log import Place, lost, message_of, spans
@@ -38,29 +39,36 @@ class KafkaSession:
         cluster.require(topics)
         self._cluster, self._group = cluster, group
         self._max_poll = float(str(settings["max.poll.interval.ms"])) / 1000
+        self._lease = min(self._max_poll, float(str(settings.get("session.timeout.ms", "45000"))) / 1000)
         self._membership = Membership(cluster, group)
         self._ahead: deque[KafkaMessage] = deque()  # fetched while only the callbacks were wanted
         self._rewind_due = self._paused = self._closed = False
-        self._served = time.monotonic()
-        self._transactions = Transactions(cluster, f"{group}.{uuid.uuid4().hex}")
+        self._served = self._awake = time.monotonic()
+        self._transactions = Transactions(cluster, f"skydelta.{group}.{uuid.uuid4().hex}")
         self._consumer: Consumer = cluster.member(group, settings)
         self._consumer.subscribe(
             list(topics),
             on_assign=self._membership.assigned,
             on_revoke=self._revoked,
-            on_lost=self._revoked,
+            on_lost=partial(self._revoked, lost=True),
         )
 
     def poll(self, limit: int, timeout: float) -> list[Message]:
         """Return up to `limit` further messages; waits at most `timeout` seconds for the first."""
-        self._recover()
         deadline = time.monotonic() + timeout
-        while True:
-            left = max(0.0, deadline - time.monotonic())
-            got = self._accepted(self._fetch(limit, left))
-            self._raise_failure()
-            if got or not left:
-                break
+        if time.monotonic() - self._awake > self._lease:  # slept: what was fetched before may be done by others
+            self._rewind_due = True
+        try:
+            self._recover()
+            while True:
+                left = max(0.0, deadline - time.monotonic())
+                got = self._accepted(self._fetch(limit, left))
+                self._raise_failure()
+                if got or not left:
+                    break
+        except ExpiredError as error:  # declared dead without work: it hears of that, and joins again
+            self._fetch_new(1, 0.1)
+            raise FencedError(str(error)) from error
         if not got and self._cluster.in_trouble():
             self._cluster.topics(seconds=5.0)  # raises where the brokers are still away
         return got
@@ -74,10 +82,13 @@ class KafkaSession:
             self._transactions.run(outgoing, positions, lambda: self._membership.proof(self._consumer, positions))
         except DataError:  # nothing was sent: `consumed` may be committed with other outputs
             raise
-        except SkydeltaError:
+        except SkydeltaError as error:
             self._rewind_due = True
+            if isinstance(error, ExpiredError) and self._cluster.in_trouble():
+                self._cluster.topics(seconds=5.0)  # raises where it is the brokers that are silent, not this member
             raise
         self._membership.committed(positions)
+        self._awake = time.monotonic()
 
     def rewind(self) -> None:
         """Forget what was polled but not committed; the next poll goes back."""
@@ -106,9 +117,9 @@ class KafkaSession:
             self._transactions.close()
             self._consumer.close()
 
-    def _revoked(self, _: Consumer, partitions: Sequence[TopicPartition]) -> None:
+    def _revoked(self, _: Consumer, partitions: Sequence[TopicPartition], *, lost: bool = False) -> None:
         gone = {(each.topic, each.partition) for each in partitions}
-        self._membership.revoked(gone)
+        self._membership.revoked(gone, lost=lost and not self._rewind_due)
         self._ahead = deque(raw for raw in self._ahead if _place(raw) not in gone)
 
     def _recover(self) -> None:
@@ -138,7 +149,7 @@ class KafkaSession:
         return raw
 
     def _fetch_new(self, limit: int, timeout: float) -> list[KafkaMessage]:
-        self._served = time.monotonic()
+        self._served = self._awake = time.monotonic()
         try:
             return self._consumer.consume(limit, timeout)
         except KafkaException as exception:

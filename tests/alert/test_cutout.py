@@ -13,10 +13,9 @@ from astropy.nddata import CCDData, VarianceUncertainty
 from astropy.wcs import WCS
 
 from schemas.errors import DataError
-from workers.alert.cutout import cutout, cutouts, wcs_cards
+from workers.alert.cutout import blank_file, wcs_cards, write_files
 from workers.alert.local_wcs import local_matrices
 from workers.imaging.masks import MaskPlane, planes_from_header
-from workers.imaging.stamps import Stamps
 from workers.imaging.wcs import SkyWcs
 
 SIZE, PSF = 31, 25
@@ -29,6 +28,19 @@ def _planes(seed: int, shape: tuple[int, ...] = (SIZE, SIZE)) -> tuple[Any, Any,
     image[0, 0] = np.nan
     mask = rng.integers(0, 2**16, shape).astype(np.int32)
     return image, np.square(image), mask, rng.random((PSF, PSF)).astype(np.float32)
+
+
+def _files(planes: Any, cards: Any) -> Any:
+    """The files of n stamps, whose planes have n as their first dimension."""
+    image, psf = planes[0], planes[3]
+    files = np.tile(blank_file(image.shape[1:], psf.shape[1:], len(cards[0])), (len(image), 1))
+    write_files(files, *planes, cards)
+    return files
+
+
+def cutout(image: Any, variance: Any, mask: Any, psf: Any, cards: bytes = b"") -> bytes:
+    """One stamp's file."""
+    return bytes(_files([plane[None] for plane in (image, variance, mask, psf)], [cards])[0])
 
 
 def _distorted(rotation: float, dec: float) -> SkyWcs:
@@ -84,14 +96,17 @@ def test_the_same_pixels_give_the_same_bytes_and_stay_unchanged() -> None:
 
 
 def test_planes_of_different_shapes_are_an_error() -> None:
-    image, variance, mask, psf = _planes(5)
+    image, variance, mask, psf = (plane[None] for plane in _planes(5))
+    files = blank_file((SIZE, SIZE), (PSF, PSF), 0)[None]
     for wrong in (
-        (image, variance[1:], mask, psf),
-        (image, variance, mask[:, 1:], psf),
+        (image, variance[:, 1:], mask, psf),
+        (image, variance, mask[:, :, 1:], psf),
         (image, variance, mask, psf[0]),
+        (image, variance, mask, psf[:0]),
+        (image[0], variance[0], mask[0], psf),
     ):
         with pytest.raises(DataError, match="must have one shape"):
-            cutout(*wrong)
+            write_files(files, *wrong, [b""])
 
 
 def test_a_number_that_is_not_finite_is_an_error() -> None:
@@ -138,30 +153,22 @@ def test_matrices_follow_the_reflection_of_a_mirrored_image() -> None:
     assert np.linalg.det(matrix) > 0
 
 
-def test_the_three_stamps_of_one_source() -> None:
-    rng = np.random.default_rng(8)
-    pixels = {
-        name: rng.normal(size=(3, PSF, PSF) if name.endswith("Psf") else (3, SIZE, SIZE)).astype(np.float32)
-        for plane in ("difference", "science", "template")
-        for name in (plane, f"{plane}Variance", f"{plane}Psf")
-    }
-    masks = {
-        f"{plane}Mask": rng.integers(0, 99, (3, SIZE, SIZE)).astype(np.int32)
-        for plane in ("difference", "science", "template")
-    }
-    stamps = Stamps(**pixels, **masks)
-    for plane, data in zip(("difference", "science", "template"), cutouts(stamps, 1, b""), strict=True):
-        with fits.open(io.BytesIO(data)) as hdus:
-            for hdu, part in zip(hdus, ("", "Variance", "Mask", "Psf"), strict=True):
-                np.testing.assert_array_equal(hdu.data, getattr(stamps, plane + part)[1])
+def test_many_stamps_are_written_each_to_its_own_file() -> None:
+    planes = [np.stack(plane) for plane in zip(*(_planes(seed) for seed in range(5)), strict=True)]
+    cards = [wcs_cards(10.0 + k, 20.0, 5.2, 7.9, np.eye(2) / 3600, SIZE) for k in range(5)]
+    files = _files(planes, cards)
+    for k in range(5):
+        assert bytes(files[k]) == cutout(*(plane[k] for plane in planes), cards[k])
+        with fits.open(io.BytesIO(bytes(files[k]))) as hdus:
+            assert hdus[0].header["CRVAL1"] == 10.0 + k
+            np.testing.assert_array_equal(hdus["PSFIMAGE"].data, planes[3][k])
 
 
 def test_a_stamp_takes_a_tenth_of_a_millisecond_at_most() -> None:
-    planes = _planes(9)
+    planes = [np.stack([plane] * 10) for plane in _planes(9)]
     fastest = np.inf
     for _ in range(20):
         begin = time.perf_counter()
-        for _ in range(10):
-            cutout(*planes, wcs_cards(10.0, 20.0, 5.2, 7.9, np.eye(2), SIZE))
+        _files(planes, [wcs_cards(10.0, 20.0, 5.2, 7.9, np.eye(2), SIZE) for _ in range(10)])
         fastest = min(fastest, (time.perf_counter() - begin) / 10)
     assert fastest < 1e-4

@@ -16,7 +16,6 @@ from tests.cli.command import skydelta
 from tests.system.nights import alerts, messages, outcomes
 from workers.cli.sweep import named_blobs
 from workers.connect import open_bus
-from workers.replay import without_clock
 from workers.survey.config import load_survey
 
 
@@ -76,7 +75,7 @@ def test_alerts_save_is_a_plain_avro_file(finished_night: Path, expected: dict[i
     done = skydelta("alerts", "save", path, "-s", finished_night)
     assert done.out == f"{path}: {len(expected)} alerts\n"
     found = list(fastavro.reader(io.BytesIO(path.read_bytes())))
-    assert {packet["diaSourceId"]: without_clock(packet) for packet in found} == expected
+    assert {packet["diaSourceId"]: repr(packet) for packet in found} == {n: repr(p) for n, p in expected.items()}
     again = tmp_path / "again.avro"
     skydelta("alerts", "save", again, "-s", finished_night)
     assert again.read_bytes() == path.read_bytes()

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy import units
 from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import DataError
-from workers.ingest.pipeline import detector_centre, read_exposure, sky_tile
+from workers.ingest.pipeline import detector_reach, read_exposure, sky_tile, tiles_touched
 from workers.survey.camera import Camera, camera_from_dict
 
 
@@ -86,15 +87,32 @@ def test_amplifier_in_an_absent_hdu_is_refused() -> None:
         read_exposure(buffer.getvalue(), "raw.fits", make_camera())
 
 
-def test_detector_centre_by_pointing_by_header_and_without() -> None:
+def test_detector_reach_by_pointing_by_header_and_without() -> None:
     raw = read_exposure(make_file(), "raw.fits", make_camera())
-    assert detector_centre(raw, make_camera()) == (150.0, 2.0)
-    by_pointing = detector_centre(raw, make_camera(wcs={"scale": 36.0}))
-    assert by_pointing == pytest.approx((150.0, 3.1), abs=1e-3)  # boresight 110 pixels of 0.01 degrees below the centre
+    assert detector_reach(raw, make_camera()) == (150.0, 2.0, 1.0)
+    by_pointing = detector_reach(raw, make_camera(wcs={"scale": 36.0}))
+    assert by_pointing[:2] == pytest.approx(
+        (150.0, 3.1), abs=1e-3
+    )  # boresight 110 pixels of 0.01 degrees below the centre
     cards = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 0.0, "CRPIX1": 15.5, "CRPIX2": 10.5}
     cards |= {"CD1_1": -1e-4, "CD2_2": 1e-4}
     raw = read_exposure(make_file(**cards), "raw.fits", make_camera())
-    assert detector_centre(raw, make_camera()) == pytest.approx((10.0, 0.0), abs=1e-9)
+    ra, dec, reach = detector_reach(raw, make_camera())
+    assert (ra, dec) == pytest.approx((10.0, 0.0), abs=1e-9)
+    (detector,) = make_camera().detectors
+    assert reach == pytest.approx(1e-4 * np.hypot(detector.width, detector.height) / 2, rel=1e-6)
+
+
+@given(st.floats(0, 359.99), st.floats(-90, 90), st.floats(1e-4, 2.0), st.floats(0, 2 * np.pi))
+@settings(max_examples=200, deadline=None)
+def test_tiles_touched_hold_every_place_within_the_radius(ra: float, dec: float, radius: float, angle: float) -> None:
+    from astropy.coordinates import SkyCoord
+
+    place = SkyCoord(ra, dec, unit="deg").directional_offset_by(angle * units.rad, 0.999 * radius * units.deg)
+    tiles = tiles_touched(ra, dec, radius)
+    assert sky_tile(float(place.ra.deg), float(place.dec.deg)) in tiles
+    assert sky_tile(ra, dec) in tiles
+    assert list(tiles) == sorted(set(tiles))
 
 
 @given(st.floats(0, 359.99), st.floats(-90, 90))

@@ -43,16 +43,16 @@ def test_unknown_names_say_what_is_known() -> None:
         schemas.latest("alerts")
     with pytest.raises(SchemaError, match=r"no version 9\.9 .* known are 1\.0"):
         schemas.get("alert", "9.9")
-    for number in (0, 101, 90100, -1, 2**31 - 1):
+    for number in (0, 101, 990100, -1, 2**31 - 1):
         with pytest.raises(SchemaError, match=rf"schema id {number} is unknown.* 100, 10100"):
             schemas.by_id(number)
 
 
 def test_every_family_of_the_plan_is_there() -> None:
     assert schemas.families() == sorted(
-        ["visit", "exposure", "calexp", "diasources", "scored", "alert", "dead_letter", "quality", "template"]
+        ["visit", "exposure", "calexp", "diasources", "scored", "alert", "dead_letter", "quality", "template", "tick"]
     )
-    assert _fields("visit") == INFO
+    assert _fields("visit") == [*INFO, "tiles", "expected"]
     for family in ("exposure", "calexp", "diasources", "scored"):
         assert _fields(family)[: len(INFO)] == INFO
     assert _fields("scored") == [*_fields("diasources"), "modelVersion"]

@@ -1,7 +1,7 @@
 """A worker for the tests that kill processes: copies each message of `in` to `out`, and refuses every 17th.
 
 python relay.py BUS BLOBS [DEATH COUNT]: dies by SIGKILL at the COUNT-th time that it comes to DEATH, which is a
-step of the runner (1 to 5), or `inside`, between the writes of one transaction.
+step of the runner with its side (`2-after`, say), or `inside`, between the writes of one transaction.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ class Relay:
     def failed(self, message: Message, failure: str) -> list[Outgoing]:
         return [Outgoing("out", message.key, b"failed " + message.value, message.timestamp)]
 
+    def flush(self) -> None:
+        pass
+
 
 class Death:
     def __init__(self, place: str, count: int) -> None:
         self.place, self.left = place, count
 
-    def __call__(self, place: object) -> None:
-        self.left -= str(place) == self.place
+    def __call__(self, *place: object) -> None:
+        self.left -= "-".join(map(str, place)) == self.place
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -171,7 +171,7 @@ def test_a_member_that_was_stopped_is_fenced(bus: KafkaBus, names: list[str]) ->
         finally:
             zombie.send_signal(signal.SIGCONT)
         said, _ = zombie.communicate("go on\n", timeout=30)
-    assert said == "FencedError\n"
+    assert said == "ExpiredError\n"
     assert [message.value for message in bus.read(out)] == [b"value 0", b"value 1", b"value 2"]
 
 

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import ConfigurationError, DataError, FencedError, SkydeltaError, UnreachableError
+from schemas.errors import ConfigurationError, DataError, ExpiredError, FencedError, SkydeltaError, UnreachableError
 from stream.bus import Message, Outgoing
 from stream.bus.kafka import KafkaBus
 from stream.bus.kafka_cluster import Cluster
@@ -58,9 +58,12 @@ def test_an_absent_broker_is_named_with_what_to_check(capfd: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [
-        (KafkaError.PRODUCER_FENCED, FencedError, "nothing was committed"),
-        (KafkaError._FENCED, FencedError, "nothing was committed"),
-        (KafkaError.UNKNOWN_MEMBER_ID, FencedError, "another member owns"),
+        (KafkaError.PRODUCER_FENCED, ExpiredError, "nothing was committed"),
+        (KafkaError._FENCED, ExpiredError, "nothing was committed"),
+        (KafkaError.FENCED_MEMBER_EPOCH, ExpiredError, "Start it again"),
+        (KafkaError.INVALID_PRODUCER_EPOCH, ExpiredError, "Start it again"),
+        (KafkaError._MAX_POLL_EXCEEDED, ExpiredError, "Start it again"),
+        (KafkaError.UNKNOWN_MEMBER_ID, ExpiredError, "another member owns"),
         (KafkaError.ILLEGAL_GENERATION, FencedError, "another member owns"),
         (KafkaError.STALE_MEMBER_EPOCH, FencedError, "another member owns"),
         (KafkaError.MSG_SIZE_TOO_LARGE, DataError, "inline_max_bytes"),
@@ -110,6 +113,9 @@ def test_a_member_without_generation_is_recognised(cluster: Cluster) -> None:
     loose = cluster.reader()
     assert _generation(loose.consumer_group_metadata()) == -1
     membership = Membership(cluster, "group")
+    with pytest.raises(ExpiredError, match=r"group 'group' was declared dead while it worked on t\[0\]"):
+        membership.proof(loose, {("t", 0): 4})
+    membership._member = loose.memberid()
     with pytest.raises(FencedError, match=r"t\[0\] was taken from this member of group 'group'"):
         membership.proof(loose, {("t", 0): 4})
     loose.close()
@@ -123,3 +129,18 @@ def test_only_what_was_polled_is_committed(cluster: Cluster) -> None:
     assert not membership.accept(message)
     with pytest.raises(FencedError):
         membership.positions_after([message])
+
+
+@pytest.mark.parametrize(("lost", "kind"), [(False, FencedError), (True, ExpiredError)])
+def test_a_lost_partition_is_told_from_a_revoked_one(cluster: Cluster, lost: bool, kind: type[FencedError]) -> None:
+    membership = Membership(cluster, "group")
+    membership._next = {("t", 0): 4, ("t", 1): 0}
+    message = Message("t", 0, 4, b"", b"", 1)
+    assert membership.accept(message)
+    membership.revoked({("t", 0), ("t", 1)}, lost=lost)
+    with pytest.raises(FencedError) as caught:
+        membership.positions_after([message])
+    assert type(caught.value) is kind
+    with pytest.raises(FencedError) as caught:  # nothing of the other was in work
+        membership.positions_after([Message("t", 1, 0, b"", b"", 1)])
+    assert type(caught.value) is FencedError

@@ -17,7 +17,21 @@ from stream.bus.embedded import EmbeddedBus
 
 RELAY = Path(__file__).with_name("relay.py")
 ROOT = Path(__file__).parents[2]
-DEATHS = [("1", 3), ("2", 8), ("3", 1), ("4", 2), ("inside", 2), ("5", 2)]
+DEATHS = [
+    ("1-before", 3),
+    ("1-after", 4),
+    ("2-before", 8),
+    ("2-after", 13),
+    ("3-before", 1),
+    ("3-after", 1),
+    ("4-before", 2),
+    ("4-after", 3),
+    ("5-before", 2),
+    ("inside", 2),
+    ("5-after", 1),
+    ("6-before", 2),
+    ("6-after", 2),
+]
 
 
 def start(tmp_path: Path, *death: object) -> subprocess.Popen[str]:
@@ -55,16 +69,16 @@ def check_outputs(bus: EmbeddedBus, count: int) -> None:
 
 
 def test_kill_at_every_step(bus: EmbeddedBus, tmp_path: Path) -> None:
-    """Six members, each dying in its own place of the transaction; then one that finishes the work."""
+    """Thirteen members, each dying in its own place of the transaction; then one that finishes the work."""
     publish(bus, range(300))
     doomed = [start(tmp_path, *death) for death in DEATHS]
     for number in range(300, 600, 20):
         publish(bus, range(number, number + 20))
         time.sleep(0.05)
-    for process in doomed[:3]:
+    for process in doomed[:4]:
         assert process.wait(30) == -signal.SIGKILL
     survivor = start(tmp_path)
-    for process in doomed[3:]:
+    for process in doomed[4:]:
         assert process.wait(30) == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while not drained(bus) and time.monotonic() < deadline:

@@ -16,6 +16,7 @@ from schemas.errors import (
     ConfigurationError,
     DataError,
     DeliveryError,
+    ExpiredError,
     FencedError,
     PositionLostError,
     SchemaError,
@@ -28,7 +29,7 @@ from stream.bus import Message, Outgoing
 from stream.bus.embedded import EmbeddedBus
 from stream.bus.embedded_session import EmbeddedSession
 from stream.dead_letters import DeadLetters
-from stream.retry import Retry, RunReport
+from stream.retry import STEPS, Retry, RunReport
 from stream.runner import run
 from stream.shutdown import stop_on_signals
 
@@ -48,6 +49,7 @@ class Relay:
     inputs: Sequence[str] = ("in",)
     seen: list[bytes] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    flushes: int = 0
 
     def process(self, message: Message) -> Sequence[Outgoing]:
         self.seen.append(message.value)
@@ -57,6 +59,9 @@ class Relay:
     def failed(self, message: Message, failure: str) -> Sequence[Outgoing]:
         self.failures.append(failure)
         return [Outgoing("out", message.key, b"failed " + message.value, message.timestamp)]
+
+    def flush(self) -> None:
+        self.flushes += 1
 
 
 class Night:
@@ -111,24 +116,29 @@ def always(value: bytes, error: BaseException) -> Callable[[Message], None]:
 
 
 def test_relays_in_batches(night: Night) -> None:
-    steps: list[int] = []
-    report = night.run(Relay(), on_step=steps.append)
+    steps: list[tuple[int, str]] = []
+    worker = Relay()
+    report = night.run(worker, on_step=lambda step, side: steps.append((step, side)))
     assert night.values() == numbers(10)
     assert (report.messages, report.outputs, report.transactions, report.dead_letters) == (10, 10, 3, 0)
-    assert steps == [1, 2, 2, 2, 2, 4, 5] * 2 + [1, 2, 2, 4, 5] + [1]
-    assert set(report.seconds) == {"poll", "process", "commit", "pause"}
+    order = [1, 2, 2, 2, 2, 4, 5, 6] * 2 + [1, 2, 2, 4, 5, 6] + [1]
+    assert steps == [(step, side) for step in order for side in ("before", "after")]
+    assert worker.flushes == 3  # none for the last poll, which gave nothing
+    assert list(report.seconds) == ["poll", "process", "bury", "flush", "commit", "count", "pause"]
     assert min(report.seconds["poll"], report.seconds["process"], report.seconds["commit"]) > 0
+    assert report.seconds["bury"] == 0
     assert report.seconds["pause"] == pytest.approx(0, abs=0.01)
     assert night.run(Relay()).messages == 0
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
-def test_a_crash_before_any_step_loses_and_repeats_nothing(night: Night, step: int, count: int) -> None:
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_at_any_step_loses_and_repeats_nothing(night: Night, step: int, side: str, count: int) -> None:
     left = [count]
 
-    def die(at: int) -> None:
-        left[0] -= at == step
+    def die(*at: object) -> None:
+        left[0] -= at == (step, side)
         if left[0] == 0:
             left[0] = -1
             raise Crash
@@ -246,7 +256,7 @@ def test_the_blob_store_may_be_away_for_a_dead_letter(night: Night, tmp_path: Pa
     night.bus.publish([Outgoing("in", b"k", bytes(500), 0)])
     (tmp_path / "blobs").touch()  # a file where the folder should be
 
-    def mend(step: int, calls: list[int] = []) -> None:  # noqa: B006
+    def mend(step: int, side: str, calls: list[int] = []) -> None:  # noqa: B006
         calls.append(step)
         if calls.count(3) == 3 and step == 3:
             (tmp_path / "blobs").unlink()
@@ -278,6 +288,89 @@ def test_troubles_of_the_bus_pass(
     fenced = isinstance(error, FencedError)
     assert (report.pauses, report.fenced) == (trouble + (not fenced), fenced)
     assert ("joins again: taken" in caplog.text) == fenced
+
+
+@pytest.mark.parametrize("call", ["poll", "commit", "rewind", "keep_alive"])
+def test_a_worker_declared_dead_ends_at_once(night: Night, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def expired(self: EmbeddedSession, *args: Any) -> None:
+        raise ExpiredError("declared dead while it worked")
+
+    monkeypatch.setattr(EmbeddedSession, call, expired)
+    trouble = [UnreachableError("away")] * 3 * (call == "rewind")
+    with pytest.raises(ExpiredError, match="declared dead") as caught:
+        night.run(Relay(on(b"5", *trouble)))
+    assert caught.value.exit_code == 75
+    assert night.values() == (numbers(5) if trouble else [])
+    assert night.lag() == (5 if trouble else 10)
+
+
+class Ledger(Relay):
+    """Keeps what it processed in memory until `flush` makes it durable."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors = list(errors)
+        self.held: list[bytes] = []
+        self.durable: set[bytes] = set()
+        self.refused: set[bytes] = set()
+
+    def process(self, message: Message) -> Sequence[Outgoing]:
+        self.held.append(message.value)
+        return super().process(message)
+
+    def failed(self, message: Message, failure: str) -> Sequence[Outgoing]:
+        self.held.append(b"failed " + message.value)
+        return super().failed(message, failure)
+
+    def flush(self) -> None:
+        super().flush()
+        held, self.held = self.held, []
+        if self.refused & set(held):
+            raise DataError("a number that no column holds")
+        if self.errors:
+            raise self.errors.pop()
+        self.durable |= set(held)
+
+
+def test_what_is_flushed_is_durable_before_its_commit(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, commit = Ledger(), EmbeddedSession.commit
+
+    def check(self: EmbeddedSession, outgoing: Sequence[Outgoing], consumed: Sequence[Message]) -> None:
+        assert {record.value for record in outgoing} <= worker.durable
+        commit(self, outgoing, consumed)
+
+    monkeypatch.setattr(EmbeddedSession, "commit", check)
+    night.run(worker)
+    assert night.values() == numbers(10)
+
+
+def test_a_flush_that_must_wait_gives_the_batch_up(night: Night) -> None:
+    worker = Ledger(UnreachableError("the disk is full"), UnreachableError("the disk is full"))
+    report = night.run(worker)
+    assert (report.pauses, report.messages, report.dead_letters) == (2, 10, 0)
+    assert worker.seen == numbers(4) * 2 + numbers(10)
+    assert worker.durable == set(numbers(10))
+    assert night.values() == numbers(10)
+    assert night.lag() == 0
+
+
+def test_data_refused_at_the_flush_are_found(night: Night) -> None:
+    worker = Ledger()
+    worker.refused = {b"6"}
+    report = night.run(worker)
+    assert night.values() == [*numbers(6), b"failed 6", *numbers(10)[7:]]
+    assert report.dead_letters == 1
+    assert night.dead()[0]["message"] == "a number that no column holds"
+    assert b"failed 6" in worker.durable
+
+
+def test_an_outcome_refused_at_the_flush_too_stops_the_worker(night: Night) -> None:
+    worker = Ledger()
+    worker.refused = {b"6", b"failed 6"}
+    with pytest.raises(DataError, match="no column"):
+        night.run(worker)
+    assert night.values() == numbers(6)
+    assert night.lag() == 4
 
 
 def test_fenced_again_and_again_stops(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,8 +461,8 @@ def test_pauses_grow_to_their_limit(night: Night) -> None:
                 stop.set()
             return super().process(message)
 
-    def note(step: int) -> None:
-        if step == 1:
+    def note(step: int, side: str) -> None:
+        if (step, side) == (1, "before"):
             ends.append(1)
 
     report = night.run(

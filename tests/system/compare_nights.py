@@ -1,4 +1,4 @@
-"""Compare the alerts of two survey folders, wall-clock fields apart: exit 1 where they differ. Usage: A B."""
+"""Compare the alert packets of two survey folders, byte for byte: exit 1 where they differ. Usage: A B."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import sys
 from pathlib import Path
 
 from workers.connect import open_bus, open_topics
-from workers.records import records
-from workers.replay import without_clock
+from workers.records import alert_identity
 from workers.survey.config import load_survey
 
 
-def alerts(folder: str) -> dict[int, dict]:
+def alerts(folder: str) -> dict[int, bytes]:
     survey = load_survey(Path(folder))
     bus = open_bus(survey)
-    found = records(bus, open_topics(survey, bus).name("alerts"))
+    found = list(bus.read(open_topics(survey, bus).name("alerts")))
     bus.close()
-    return {packet["diaSourceId"]: without_clock(packet) for packet in found}
+    packets = {alert_identity(message)[0]: message.value for message in found}
+    if len(packets) < len(found):
+        sys.exit(f"{folder}: {len(found)} alerts, but {len(packets)} ids")
+    return packets
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stream import codec
 from stream.bus import Message
 from workers.calibrate.worker import make_masters
 from workers.connect import open_bus, open_database, open_topics
@@ -18,7 +19,6 @@ from workers.ingest.worker import Ingested
 from workers.isr.worker import calibrate_file
 from workers.night import ALL, Role, run_role
 from workers.records import decoded_messages
-from workers.replay import without_clock
 from workers.score.training import train_classifier
 from workers.simulate.pipeline import write_survey
 from workers.simulate.settings import TINY
@@ -103,12 +103,17 @@ def messages(root: Path, topic: str, prefix: str = "") -> list[tuple[Message, Pa
         bus.close()
 
 
-def alerts(root: Path, prefix: str = "") -> dict[int, Packet]:
-    """Return the alerts by id, without what the wall clock wrote; an id that is there twice is an error."""
+def alerts(root: Path, prefix: str = "") -> dict[int, bytes]:
+    """Return the packets by alert id, as bytes; an id that is there twice is an error."""
     found = messages(root, "alerts", prefix)
-    packets = {packet["diaSourceId"]: without_clock(packet) for _, packet in found}
-    assert len(packets) == len(found)
-    return packets
+    values = {packet["diaSourceId"]: message.value for message, packet in found}
+    assert len(values) == len(found)
+    return values
+
+
+def packets_of(values: dict[int, bytes]) -> list[Packet]:
+    """Decode packets, in order of alert id."""
+    return [codec.decode(values[number]).record for number in sorted(values)]
 
 
 def outcomes(root: Path) -> dict[str, str]:

@@ -7,37 +7,47 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.associate.match import offsets
+from schemas import RowGroups
+from workers.associate.match import unit_vectors
 
 __all__ = ["inside", "non_detections"]
 
 Rows = NDArray[Any]
+_Float = NDArray[np.float64]
+
+_AT_ONCE = 256
+"""Positions tested in one go, so that the products stay in the processor's cache."""
 
 
-def inside(ra: float, dec: float, exposures: Rows) -> NDArray[np.bool_]:
-    """Return for each exposure (EXPOSURE_DTYPE) whether (ra, dec) in degrees lies within its four corners.
+def inside(ra: _Float, dec: _Float, exposures: Rows) -> NDArray[np.bool_]:
+    """Return which positions lie within the four corners of which exposures (EXPOSURE_DTYPE), bool of shape (n, e).
 
-    In the tangent plane of the position: it is inside a convex footprint when it is on one side of all edges.
+    `ra`, `dec` are degrees, shape (n,). A position is inside a convex footprint when it is on the same side of all its
+    edges as the middle; the edges are great circles.
     """
-    if len(exposures) == 0:
-        return np.zeros(0, np.bool_)
-    x, y = offsets(exposures["cornersRa"], exposures["cornersDec"], ra, dec)
-    cross = x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y
-    return np.asarray(np.all(cross > 0, axis=1) | np.all(cross < 0, axis=1))
+    found = np.zeros((len(ra), len(exposures)), np.bool_)
+    corners = unit_vectors(exposures["cornersRa"], exposures["cornersDec"])
+    poles = np.cross(corners, np.roll(corners, -1, axis=1))  # of each edge's great circle, shape (e, 4, 3)
+    poles *= np.sign(np.sum(poles.sum(axis=1) * corners.sum(axis=1), axis=-1))[:, None, None]
+    poles = np.ascontiguousarray(poles.transpose(1, 2, 0))
+    for start in range(0, len(ra), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        x, y, z = unit_vectors(ra[part], dec[part]).T[..., None]
+        heights = (x * pole[0] + y * pole[1] + z * pole[2] for pole in poles)  # no matrix product: sums in fixed order
+        found[part] = np.logical_and.reduce([height > 0.0 for height in heights])
+    return found
 
 
-def non_detections(ra: float, dec: float, exposures: Rows, detected: Rows) -> list[dict[str, Any]]:
-    """Return the limits of the exposures that covered (ra, dec) and are not among the `detected` diaSource rows."""
-    seen = set(zip(detected["visit"].tolist(), detected["detector"].tolist(), strict=True))
-    covered = exposures[inside(ra, dec, exposures)]
-    return [
-        {
-            "visit": int(row["visit"]),
-            "detector": int(row["detector"]),
-            "midpointMjdTai": float(row["midpointMjdTai"]),
-            "band": str(row["band"]),
-            "psfLimit": float(row["psfLimit"]),
-        }
-        for row in covered
-        if (int(row["visit"]), int(row["detector"])) not in seen and np.isfinite(row["psfLimit"])
-    ]
+def non_detections(ra: _Float, dec: _Float, exposures: Rows, detected: RowGroups) -> RowGroups:
+    """Return for each position (degrees, shape (n,)) the limits there, as places (int64) in `exposures`.
+
+    They are the exposures that covered it and whose visit and detector are not among its `detected` diaSource rows.
+    """
+    limits = inside(ra, dec, exposures)
+    pairs = [np.concatenate([exposures[name], detected.rows[name]]) for name in ("visit", "detector")]
+    visit, detector = (np.unique(values, return_inverse=True)[1] for values in pairs)
+    key = np.unique(visit * (detector.max(initial=0) + 1) + detector, return_inverse=True)[1]
+    seen = np.zeros((len(ra), key.max(initial=0) + 1), np.bool_)
+    seen[np.repeat(np.arange(len(ra)), detected.counts), key[len(exposures) :]] = True
+    limits &= ~seen[:, key[: len(exposures)]]
+    return RowGroups(np.nonzero(limits)[1], limits.sum(axis=1))

@@ -1,40 +1,29 @@
-"""Associate the sources of one exposure with the objects seen before, as of that exposure."""
+"""Associate the sources of one exposure with the objects seen before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import schemas
+from schemas import RowGroups
+from workers.alert.rows import AlertRows
+from workers.associate.light_curves import LightCurves, earlier, light_curves
 from workers.associate.limits import non_detections
 from workers.associate.match import match
 from workers.associate.objects import band_summaries, summarise
-from workers.database import OBJECT_DTYPE
 
-__all__ = ["Associated", "Association", "associate", "worthy"]
+__all__ = ["Association", "associate", "worthy"]
 
 Rows = NDArray[Any]
+_Int = NDArray[np.int64]
+_Mask = NDArray[np.bool_]
 
 _CENTRE_FLAGS = ("pixelFlags_saturatedCenter", "pixelFlags_nodataCenter", "pixelFlags_offimage", "centroid_flag")
 """A source with one of these may belong to an object but never begins one, and makes no alert."""
-
-
-@dataclass(frozen=True)
-class Associated:
-    """One alert-worthy source with what is known of its object as of this exposure."""
-
-    index: int
-    """Of the source in `Association.sources`."""
-    object: Rows
-    """Its object, one OBJECT_DTYPE row that includes this source."""
-    bands: Sequence[dict[str, Any]]
-    previous: Rows
-    """Earlier diaSource rows of the object within the history window, in time order."""
-    limits: Sequence[dict[str, Any]]
-    new: bool
 
 
 @dataclass(frozen=True)
@@ -42,13 +31,14 @@ class Association:
     """What one exposure adds: rows to store and sources to alert on."""
 
     sources: Rows
-    """All sources, `diaObjectId` filled where they belong to an object (0 elsewhere)."""
+    """All sources: `diaObjectId` filled where they belong to an object (0 elsewhere), timeProcessedMjdTai NaN."""
     objects: Rows
-    """New and updated objects, OBJECT_DTYPE."""
-    alerts: Sequence[Associated]
+    """New and updated objects, OBJECT_DTYPE, from everything that is known of them."""
+    alerts: AlertRows
+    """The sources to alert on, with what was known at this exposure's visit."""
 
 
-def worthy(sources: Rows, min_reliability: float) -> NDArray[np.bool_]:
+def worthy(sources: Rows, min_reliability: float) -> _Mask:
     """Return which sources may begin an object and make an alert.
 
     They are as reliable as asked for and carry no flag that their centre can't be trusted. The others are stored, with
@@ -66,41 +56,69 @@ def associate(
     history: Rows,
     exposures: Rows,
     *,
+    before: tuple[float, int],
     radius: float,
     min_reliability: float,
     since: float = -np.inf,
 ) -> Association:
     """Match `sources` (diaSource rows of one exposure) to `objects` (OBJECT_DTYPE) within `radius` arcsec.
 
-    `history` are all of the objects' earlier diaSource rows, `exposures` (EXPOSURE_DTYPE) the earlier exposures round
-    here; alerts carry those from MJD `since` on. A new object takes the diaSourceId of its first source for its id.
-    Alert-worthy sources are matched first and then the rest to what is left, so that a spurious one never takes an
-    object away.
+    `history` are all stored diaSource rows of the objects, also of later visits; `exposures` (EXPOSURE_DTYPE) those
+    round here, in order of time. The objects to store are summaries of everything. Alerts show what lies before
+    `before`, (midpointMjdTai, visit) of this exposure, and of that the sources and limits from MJD `since` on: an
+    exposure that comes late gives the same objects, and alerts as of its visit.
+
+    A new object takes the diaSourceId of its first source for its id. Alert-worthy sources are matched first and then
+    the rest to what is left, so that a spurious one never takes an object away.
     """
     objects = objects[np.argsort(objects["diaObjectId"], kind="stable")]
     good = worthy(sources, min_reliability)
     link = _match_in_turn(sources, objects, good, radius)
     linked = sources.copy()
+    linked["timeProcessedMjdTai"] = np.nan  # rows are a function of the frames, not of when they were worked on
     linked["diaObjectId"] = np.where(link >= 0, objects["diaObjectId"][link] if len(objects) else 0, 0)
     fresh = good & (link < 0)
     linked["diaObjectId"][fresh] = linked["diaSourceId"][fresh]
-    by_object = _split(history)
-    alerts, rows = [], []
-    for index in np.flatnonzero(linked["diaObjectId"] != 0):
-        number = int(linked["diaObjectId"][index])
-        previous = by_object.get(number, history[:0])
-        row = summarise(number, np.concatenate([previous, linked[index : index + 1]]))
-        rows.append(row)
-        if good[index]:
-            bands = band_summaries(np.concatenate([previous, linked[index : index + 1]]))
-            recent = previous[previous["midpointMjdTai"] >= since]
-            limits = non_detections(float(row["ra"][0]), float(row["dec"][0]), exposures, recent)
-            alerts.append(Associated(int(index), row, bands, recent, limits, new=bool(fresh[index])))
-    stored = np.concatenate(rows) if rows else np.zeros(0, OBJECT_DTYPE)
+    index = np.flatnonzero(linked["diaObjectId"] != 0)
+    curves = light_curves(linked[index], history)
+    stored = summarise(linked["diaObjectId"][index], curves.groups())
+    exposures = exposures[earlier(exposures, before) & np.isfinite(exposures["psfLimit"])]
+    seen = curves.where(earlier(curves.rows, before) | (curves.place < 0))
+    objects = stored if len(seen.rows) == len(curves.rows) else summarise(stored["diaObjectId"], seen.groups())
+    chosen = good[index]
+    alerts = _alerts(linked, index[chosen], fresh, objects[chosen], seen.of(chosen), history, exposures, since)
     return Association(linked, stored, alerts)
 
 
-def _match_in_turn(sources: Rows, objects: Rows, good: NDArray[np.bool_], radius: float) -> NDArray[np.int64]:
+def _alerts(
+    sources: Rows,
+    index: _Int,
+    fresh: _Mask,
+    objects: Rows,
+    curves: LightCurves,
+    history: Rows,
+    exposures: Rows,
+    since: float,
+) -> AlertRows:
+    """Return what the alerts of ``sources[index]`` say, with `objects` and their light `curves` as of the visit."""
+    recent = curves.where((curves.place >= 0) & (curves.rows["midpointMjdTai"] >= since))
+    points = recent.groups()
+    limits = np.zeros(len(exposures), schemas.table_dtype("alert", "diaNondetectionLimit"))
+    for name in limits.dtype.names or ():
+        limits[name] = exposures[name]
+    return AlertRows(
+        index=index,
+        sources=sources.take(index),
+        objects=objects,
+        bands=band_summaries(curves.groups()),
+        previous=RowGroups(history.take(recent.place), points.counts),
+        exposures=limits,
+        limits=non_detections(objects["ra"], objects["dec"], exposures, points),
+        new=fresh[index],
+    )
+
+
+def _match_in_turn(sources: Rows, objects: Rows, good: _Mask, radius: float) -> _Int:
     """Match the alert-worthy sources to all objects, then the others to the objects left over."""
     link = np.full(len(sources), -1, np.int64)
     order = np.argsort(sources["diaSourceId"], kind="stable")
@@ -119,10 +137,3 @@ def _position(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def _errors(rows: Rows) -> NDArray[np.float64]:
     return np.stack([rows["raErr"], rows["decErr"]], axis=-1).astype(float) * 3600.0
-
-
-def _split(history: Rows) -> dict[int, Rows]:
-    """Rows by object, each in time order."""
-    ordered = history[np.lexsort((history["diaSourceId"], history["midpointMjdTai"], history["diaObjectId"]))]
-    numbers, starts = np.unique(ordered["diaObjectId"], return_index=True)
-    return dict(zip(numbers.tolist(), np.split(ordered, starts[1:]), strict=True)) if len(numbers) else {}

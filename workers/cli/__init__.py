@@ -25,6 +25,7 @@ COMMANDS = {
     "calibrate": "Make master bias, dark, flat and defects, or train the classifier.",
     "templates": "Plan, build and show templates.",
     "replay": "Run an archived night again, apart from the live one, and compare.",
+    "drill": "Break a night in every way that is promised to be harmless, and compare.",
     "alerts": "Follow, show and save alerts.",
     "object": "Show what is known of one object.",
     "dead": "List, show and retry dead letters.",

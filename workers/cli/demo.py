@@ -11,6 +11,7 @@ import click
 from schemas.errors import ConfigurationError
 from workers.cli.options import json_option, print_json, print_table
 from workers.cli.report import make_report
+from workers.connect import database_name
 from workers.demo import run_demo
 from workers.quality.page import render
 from workers.simulate.settings import PRESETS
@@ -50,7 +51,7 @@ def command(
     files = {
         "survey": str(folder),
         "to read them": f"skydelta alerts tail -s {folder}",
-        "database": str(run.survey.path(run.survey.config.database.path)),
+        "database": database_name(run.survey),
     }
     report = make_report(run.survey, run.night, extra=files)
     page = folder / "report.html"

@@ -43,12 +43,12 @@ def collect(survey: Survey, prefix: str = "") -> dict[str, Any]:
     counts = database.counts()
     lag = lags(bus, topics, prefix)
     if next(bus.read(topics.name("calexps")), None) is None:  # fused stages: nothing travels between them
-        lag = {stage: number for stage, number in lag.items() if stage in ("isr", "associate")}
+        lag = {stage: number for stage, number in lag.items() if stage not in ("subtract", "score")}
     last = max(announced, key=lambda one: one.midpointMjdTai, default=None)
     return {
         "lag": lag,
         "outcomes": dict(sorted(Counter(one.outcome for one in announced).items())),
-        "seconds": latency_rows([], records(bus, topics.name("quality"))),
+        "seconds": latency_rows(records(bus, topics.name("quality"))),
         "lastVisit": None if last is None else last.visit,
         "alerts": sum(one.alerts for one in announced),
         "deadLetters": sum(1 for _ in bus.read(topics.name("dead"))),

@@ -1,112 +1,92 @@
-"""Tables of the SQLite DIA database, and rows to and from them."""
+"""The tables of the DIA database, the same in SQLite and PostgreSQL, and the check that they are of this layout."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from astropy_healpix import lonlat_to_healpix
-from numpy.typing import NDArray
+from schemas.errors import ConfigurationError
+from workers.database.rows import fingerprints
 
-import schemas
-from workers.database import EXPOSURE_DTYPE, OBJECT_DTYPE
+__all__ = ["LAYOUT_VERSION", "check_layout", "expected_layout", "statements"]
 
-__all__ = ["LAYOUT_VERSION", "TABLES", "exposure_rows", "object_rows", "pixels", "source_rows", "source_values"]
+LAYOUT_VERSION = "2"
 
-LAYOUT_VERSION = "1"
-_NSIDE = 1024
-"""HEALPix order 10, 3.4 arcmin: about one detector's worth of objects in a handful of pixels."""
+_TABLES = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL){clustered};
+CREATE TABLE positions(
+  grp TEXT NOT NULL, topic TEXT NOT NULL, part BIGINT NOT NULL, next BIGINT NOT NULL,
+  PRIMARY KEY(grp, topic, part)){clustered};
+CREATE TABLE outputs(
+  grp TEXT NOT NULL, topic TEXT NOT NULL, part BIGINT NOT NULL, off BIGINT NOT NULL, packed {blob} NOT NULL,
+  PRIMARY KEY(grp, topic, part, off));
 
-TABLES = """
-CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS positions(
-  grp TEXT, topic TEXT, part INTEGER, next INTEGER NOT NULL, PRIMARY KEY(grp, topic, part)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outputs(
-  grp TEXT, topic TEXT, part INTEGER, off INTEGER, rank INTEGER,
-  out_topic TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, timestamp INTEGER NOT NULL,
-  PRIMARY KEY(grp, topic, part, off, rank));
-CREATE TABLE IF NOT EXISTS announcements(
-  rank INTEGER PRIMARY KEY, visit INTEGER NOT NULL, detector INTEGER NOT NULL, tile INTEGER NOT NULL,
-  mjd REAL NOT NULL, sha256 TEXT NOT NULL, night INTEGER NOT NULL, outcome TEXT NOT NULL,
-  alerts INTEGER NOT NULL, message BLOB,
+CREATE TABLE visits(
+  visit BIGINT NOT NULL PRIMARY KEY, mjd {real} NOT NULL, night BIGINT NOT NULL, closing BIGINT NOT NULL,
+  closed BIGINT NOT NULL, expected TEXT NOT NULL);
+CREATE INDEX visits_open ON visits(mjd, visit) WHERE closed = 0;
+CREATE TABLE announcements(
+  seq {serial}, visit BIGINT NOT NULL, detector BIGINT NOT NULL, tile BIGINT NOT NULL, mjd {real} NOT NULL,
+  sha256 TEXT NOT NULL, night BIGINT NOT NULL, outcome TEXT NOT NULL, alerts BIGINT NOT NULL, tiles TEXT NOT NULL,
+  late BIGINT NOT NULL, processedMjdTai {real},
   UNIQUE(visit, detector));
-CREATE INDEX IF NOT EXISTS announcements_open ON announcements(tile, rank) WHERE outcome = 'open';
-CREATE TABLE IF NOT EXISTS dia_objects(
-  diaObjectId INTEGER PRIMARY KEY, pixel INTEGER NOT NULL, ra REAL, dec REAL, raErr REAL, decErr REAL,
-  nDiaSources INTEGER, firstDiaSourceMjdTai REAL, lastDiaSourceMjdTai REAL, validityStartMjdTai REAL);
-CREATE TABLE IF NOT EXISTS dia_object_versions(
-  diaObjectId INTEGER, validityStartMjdTai REAL, row BLOB NOT NULL,
-  PRIMARY KEY(diaObjectId, validityStartMjdTai)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS dia_objects_pixel ON dia_objects(pixel);
-CREATE TABLE IF NOT EXISTS dia_sources(
-  diaObjectId INTEGER, mjd REAL, diaSourceId INTEGER, visit INTEGER NOT NULL, detector INTEGER NOT NULL,
-  band TEXT NOT NULL, psfFlux REAL, psfFluxErr REAL, reliability REAL, row BLOB NOT NULL,
-  PRIMARY KEY(diaObjectId, mjd, diaSourceId)) WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS dia_sources_id ON dia_sources(diaSourceId);
-CREATE INDEX IF NOT EXISTS dia_sources_visit ON dia_sources(visit, detector);
-CREATE TABLE IF NOT EXISTS exposures(
-  visit INTEGER, detector INTEGER, mjd REAL NOT NULL, band TEXT NOT NULL, psfLimit REAL, ra REAL, dec REAL,
-  corners BLOB NOT NULL, PRIMARY KEY(visit, detector)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS exposures_dec ON exposures(dec, mjd);
+CREATE INDEX announcements_night ON announcements(night, seq);
+CREATE TABLE line_states(
+  night BIGINT NOT NULL PRIMARY KEY, watermark BIGINT NOT NULL, mjd {real} NOT NULL, visit BIGINT NOT NULL);
+CREATE TABLE counters(name TEXT PRIMARY KEY, value BIGINT NOT NULL){clustered};
+INSERT INTO counters(name, value) VALUES('rank', 0);
+CREATE TABLE line(
+  visit BIGINT NOT NULL, detector BIGINT NOT NULL, tile BIGINT NOT NULL, rank BIGINT NOT NULL,
+  PRIMARY KEY(visit, detector, tile)){clustered};
+CREATE INDEX line_head ON line(tile, rank);
+CREATE TABLE deliveries(
+  visit BIGINT NOT NULL, detector BIGINT NOT NULL, sha256 TEXT NOT NULL, message {blob} NOT NULL,
+  PRIMARY KEY(visit, detector, sha256));
+
+CREATE TABLE dia_objects(
+  diaObjectId BIGINT NOT NULL PRIMARY KEY, pixel BIGINT NOT NULL, ra {real}, dec {real}, nDiaSources BIGINT,
+  firstDiaSourceMjdTai {real}, lastDiaSourceMjdTai {real}, data {blob} NOT NULL);
+CREATE INDEX dia_objects_pixel ON dia_objects(pixel);
+CREATE TABLE dia_object_versions(
+  diaObjectId BIGINT NOT NULL, validityStartMjdTai {real} NOT NULL, data {blob} NOT NULL,
+  PRIMARY KEY(diaObjectId, validityStartMjdTai)){clustered};
+CREATE TABLE dia_sources(
+  diaObjectId BIGINT NOT NULL, mjd {real} NOT NULL, diaSourceId BIGINT NOT NULL, visit BIGINT NOT NULL,
+  detector BIGINT NOT NULL, band TEXT NOT NULL, psfFlux {real}, psfFluxErr {real}, reliability {real},
+  data {blob} NOT NULL,
+  PRIMARY KEY(diaObjectId, mjd, diaSourceId)){clustered};
+CREATE UNIQUE INDEX dia_sources_id ON dia_sources(diaSourceId);
+CREATE INDEX dia_sources_visit ON dia_sources(visit, detector);
+CREATE TABLE exposures(
+  visit BIGINT NOT NULL, detector BIGINT NOT NULL, mjd {real} NOT NULL, band TEXT NOT NULL, psfLimit {real},
+  ra {real} NOT NULL, dec {real} NOT NULL, data {blob} NOT NULL,
+  PRIMARY KEY(visit, detector)){clustered};
+CREATE INDEX exposures_dec ON exposures(dec, mjd);
 """
+"""A row of `line` with rank 0 waits for its place. Columns beside `data` are for searching, by this code or by hand."""
 
 
-def source_dtype() -> np.dtype[Any]:
-    """Return the dtype of diaSource rows."""
-    return schemas.table_dtype("alert", "diaSource")
+def statements(words: Mapping[str, str]) -> list[str]:
+    """Return the statements that make the tables in an empty database, with the words of its dialect.
+
+    `words` has ``blob``, ``real``, ``serial`` (a key that counts up) and ``clustered`` (behind a table kept in the
+    order of its key).
+    """
+    return [text.strip() for text in _TABLES.format_map(words).split(";") if text.strip()]
 
 
-def dtype_fingerprint() -> str:
-    """Return a hash of the row dtype, kept in the database: rows are stored as its bytes."""
-    return hashlib.sha256(repr(source_dtype().descr).encode()).hexdigest()
+def expected_layout() -> list[tuple[str, str]]:
+    """Return what the table `meta` holds: the layout's version and a hash of each dtype kept as bytes."""
+    return [("layout", LAYOUT_VERSION), *fingerprints().items()]
 
 
-def pixels(ra: Any, dec: Any) -> NDArray[np.int64]:
-    """Return the HEALPix pixel (nested, order 10), int64, of positions in degrees."""
-    ra, dec = np.radians(np.asarray(ra, float)), np.radians(np.asarray(dec, float))
-    from astropy import units
-
-    return np.asarray(lonlat_to_healpix(ra * units.rad, dec * units.rad, _NSIDE, order="nested"), np.int64)
-
-
-def pixels_near(ra: NDArray[np.float64], dec: NDArray[np.float64], radius: float) -> list[int]:
-    """Return the pixels that a circle of `radius` arcsec (far below a pixel) round any position touches."""
-    step = radius / 3600.0
-    stretch = step / np.maximum(np.cos(np.radians(dec)), 1e-6)
-    found: set[int] = set()
-    for dx in (-1.0, 0.0, 1.0):
-        for dy in (-1.0, 0.0, 1.0):
-            shifted = np.clip(dec + dy * step, -90.0, 90.0)
-            found.update(np.unique(pixels((ra + dx * np.minimum(stretch, 180.0)) % 360.0, shifted)).tolist())
-    return sorted(found)
-
-
-def source_values(sources: NDArray[Any]) -> list[tuple[Any, ...]]:
-    """Return the column values of diaSource rows; NaN becomes NULL."""
-    data = np.ascontiguousarray(sources, source_dtype())
-    names = ("diaObjectId", "midpointMjdTai", "diaSourceId", "visit", "detector", "band", "psfFlux", "psfFluxErr")
-    columns = [data[name].tolist() for name in (*names, "reliability")]
-    return [(*values, row.tobytes()) for *values, row in zip(*columns, data, strict=True)]
-
-
-def source_rows(blobs: Sequence[bytes]) -> NDArray[Any]:
-    """Return diaSource rows from their stored bytes."""
-    return np.frombuffer(b"".join(blobs), source_dtype()).copy()
-
-
-def object_rows(values: Iterable[tuple[Any, ...]]) -> NDArray[Any]:
-    """Return OBJECT_DTYPE rows from column values."""
-    filled = [tuple(np.nan if value is None else value for value in row) for row in values]
-    return np.array(filled, OBJECT_DTYPE)
-
-
-def exposure_rows(values: Iterable[tuple[Any, ...]]) -> NDArray[Any]:
-    """Return EXPOSURE_DTYPE rows from (visit, detector, mjd, band, psfLimit, corners) values."""
-    listed = list(values)
-    rows = np.zeros(len(listed), EXPOSURE_DTYPE)
-    for i, (visit, detector, mjd, band, limit, corners) in enumerate(listed):
-        both = np.frombuffer(corners, "<f8").reshape(2, 4)
-        rows[i] = (visit, detector, mjd, band, np.nan if limit is None else limit, both[0], both[1])
-    return rows
+def check_layout(name: str, found: Sequence[tuple[Any, ...]]) -> None:
+    """Compare the rows of `meta` in the database `name` with what this version writes; raises ConfigurationError."""
+    kept = {str(key): str(value) for key, value in found}
+    for key, value in expected_layout():
+        stored = kept.get(key, "none")
+        if stored != value:
+            raise ConfigurationError(
+                f"the DIA database {name} has another {key} layout ({stored[:12]}, here {value[:12]}); "
+                "use the skydelta version that wrote it, or start a new database in survey.toml [database]"
+            )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from astropy.coordinates import Latitude, Longitude
+from astropy.coordinates import Latitude, Longitude, angular_separation
 from astropy_healpix import HEALPix
 from numpy.typing import NDArray
 
@@ -18,9 +20,13 @@ from workers.ingest.header import exposure_info
 from workers.survey.camera import Amplifier, Camera, Detector, parse_section
 from workers.survey.geometry import nominal_wcs
 
-__all__ = ["detector_centre", "read_exposure", "sky_tile"]
+__all__ = ["detector_reach", "read_exposure", "sky_tile", "tiles_touched"]
 
 _TILES = HEALPix(nside=32, order="nested")
+_EDGE_SLACK = 0.2
+"""Degrees; half the distance of two neighbouring points of a tile's edge, and more."""
+_UNKNOWN_REACH = 1.0
+"""Degrees; of a detector without a nominal WCS."""
 
 
 def read_exposure(data: bytes, file_name: str, camera: Camera) -> RawExposure:
@@ -68,16 +74,22 @@ def _extent(amplifier: Amplifier) -> tuple[int, int]:
     return max(rows.stop for rows, _ in slices), max(columns.stop for _, columns in slices)
 
 
-def detector_centre(raw: RawExposure, camera: Camera) -> tuple[float, float]:
-    """Return (ra, dec) in degrees ICRS of the detector's centre by its nominal WCS.
+def detector_reach(raw: RawExposure, camera: Camera) -> tuple[float, float, float]:
+    """Return (ra, dec) of the detector's centre and its distance to the farthest corner, degrees ICRS.
 
-    The pointing of the boresight stands in where the file has no WCS. Raises DataError where neither is a number.
+    By its nominal WCS; the pointing of the boresight and one degree stand in where the file has none. Raises DataError
+    where neither is a number.
     """
     detector = camera.detector(raw.info.detector)
     if camera.wcs is None and "CTYPE1" not in raw.header:
-        return raw.info.ra, raw.info.dec
-    ra, dec = nominal_wcs(raw, camera).pixel_to_sky((detector.width - 1) / 2, (detector.height - 1) / 2)
-    return float(ra), float(dec)
+        return raw.info.ra, raw.info.dec, _UNKNOWN_REACH
+    right, top = detector.width - 0.5, detector.height - 0.5
+    x = np.array([(right - 0.5) / 2, -0.5, right, right, -0.5])
+    y = np.array([(top - 0.5) / 2, -0.5, -0.5, top, top])
+    ra, dec = nominal_wcs(raw, camera).pixel_to_sky(x, y)
+    lon, lat = np.radians(ra), np.radians(dec)
+    away = angular_separation(lon[0], lat[0], lon[1:], lat[1:])
+    return float(ra[0]), float(dec[0]), math.degrees(float(np.max(away)))
 
 
 def sky_tile(ra: float, dec: float) -> int:
@@ -85,3 +97,27 @@ def sky_tile(ra: float, dec: float) -> int:
     if not (np.isfinite(ra) and np.isfinite(dec)):
         raise DataError(f"the position ({ra}, {dec}) is not on the sky: the exposure has no usable pointing")
     return int(_TILES.lonlat_to_healpix(Longitude(ra, "deg"), Latitude(dec, "deg")))
+
+
+def tiles_touched(ra: float, dec: float, radius: float) -> tuple[int, ...]:
+    """Return every sky tile within `radius` degrees of a position in degrees ICRS, that of the position among them.
+
+    A tile counts when a point of its edge is near enough; the slack makes up for the edge between two such points, so
+    that now and then a tile is one too many and none is ever missing.
+    """
+    here = _unit(np.array([ra]), np.array([dec]))[0].astype(np.float32)
+    least = math.cos(math.radians(min(radius + _EDGE_SLACK, 180.0)))
+    near = np.flatnonzero(np.any(_edges() @ here >= least, axis=1))
+    return tuple(sorted({sky_tile(ra, dec), *near.tolist()}))
+
+
+@cache
+def _edges() -> NDArray[np.float32]:
+    """Return unit vectors of points round the edge of each tile, (12288, 32, 3)."""
+    lon, lat = _TILES.boundaries_lonlat(np.arange(_TILES.npix), step=8)
+    return _unit(lon.deg, lat.deg).astype(np.float32)
+
+
+def _unit(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
+    lon, lat = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)

@@ -14,8 +14,8 @@ from stream.dead_letters import DeadLetters, Failure
 from stream.topics import Topics
 from workers.clock import event_timestamp
 from workers.database import DiaDatabase
-from workers.imaging.exposure import ExposureInfo
-from workers.ingest.pipeline import detector_centre, read_exposure, sky_tile
+from workers.imaging.exposure import ExposureInfo, RawExposure
+from workers.ingest.pipeline import detector_reach, read_exposure, sky_tile, tiles_touched
 from workers.items import RawItem, encode, info_record
 from workers.survey.config import Survey
 from workers.worker import closing_time
@@ -31,6 +31,17 @@ class Ingested:
     outcome: str
     info: ExposureInfo | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an exposure looks: the sky tile of its centre, and all tiles that its footprint touches."""
+
+    tile: int
+    tiles: tuple[int, ...]
+
+
+_Read = tuple[Path, ExposureInfo, _Place]
 
 
 @dataclass
@@ -52,21 +63,28 @@ class Ingest:
         done = [item for item in read if isinstance(item, Ingested)]
         return done + [self._publish(*item) for item in good]
 
-    def _read(self, path: Path) -> Ingested | tuple[Path, ExposureInfo, int]:
-        """Identity and tile of one file; pixels are read again when it is published, to bound the memory."""
+    def _read(self, path: Path) -> Ingested | _Read:
+        """Identity and place of one file; pixels are read again when it is published, to bound the memory."""
         data = b""
         try:
             data = path.read_bytes()
             raw = read_exposure(data, path.name, self.survey.camera)
             if raw.info.kind != "science":
                 return Ingested(path, "not science", raw.info, f"{raw.info.kind}: see `skydelta calibrate`")
-            return path, raw.info, sky_tile(*detector_centre(raw, self.survey.camera))
+            return path, raw.info, self._place(raw)
         except OSError as error:
             raise DataError(f"{path} can't be read: {error.strerror}; nothing was published for it") from error
         except DataError as error:
             return self._refuse(path, data, error)
 
-    def _publish(self, path: Path, info: ExposureInfo, tile: int) -> Ingested:
+    def _place(self, raw: RawExposure) -> _Place:
+        """The margin is the largest pointing error that is solved, and room for objects that sources match to."""
+        ra, dec, reach = detector_reach(raw, self.survey.camera)
+        tile, config = sky_tile(ra, dec), self.survey.config
+        margin = config.characterize.search_radius_arcsec + 2.0 * config.associate.radius_arcsec
+        return _Place(tile, tiles_touched(ra, dec, reach + margin / 3600.0))
+
+    def _publish(self, path: Path, info: ExposureInfo, place: _Place) -> Ingested:
         """Announcement and exposure in one transaction, unless the visit and detector is known already."""
         known = self.database.announced(info.visit, info.detector)
         if known is not None and known.sha256 == info.sha256:
@@ -78,13 +96,14 @@ class Ingest:
                 f"now {info.sha256[:12]}); the first one stands. Give the exposure its own visit number"
             )
             return self._refuse(path, data, ConflictError(text), info)
-        item = RawItem(info, tile, data)
-        announcement = codec.encode("visit", info_record(info, tile))
+        item = RawItem(info, place.tile, data)
+        expected = [detector.id for detector in self.survey.camera.detectors if detector.expected]
+        announcement = info_record(info, place.tile) | {"tiles": list(place.tiles), "expected": expected}
         time = closing_time(item)
         exposure = encode(item, "exposure", self.blobs)
         self.bus.publish(
             [
-                Outgoing(self.topics.name("scored"), str(tile).encode(), announcement, time),
+                Outgoing(self.topics.name("visits"), info.label.encode(), codec.encode("visit", announcement), time),
                 Outgoing(self.topics.name("exposures"), info.label.encode(), exposure, time),
             ]
         )

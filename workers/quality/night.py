@@ -19,16 +19,12 @@ Packet = Mapping[str, Any]
 _MOST_CARDS = 60
 
 
-def latency_rows(packets: Sequence[Packet], quality: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return rows of (stage, exposures, p50, p95, p99 seconds) from the stage times that messages carry."""
+def latency_rows(quality: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return rows of (stage, exposures, p50, p95, p99 seconds) from quality records."""
     seconds: dict[str, dict[tuple[int, int], float]] = {}
     for record in quality:
         for time in record["stageTimes"]:
             seconds.setdefault(time["stage"], {})[record["visit"], record["detector"]] = time["seconds"]
-    for packet in packets:
-        key = (packet["diaSource"]["visit"], packet["diaSource"]["detector"])
-        for time in packet["stageTimes"]:
-            seconds.setdefault(time["stage"], {})[key] = time["seconds"]
     rows = []
     for stage, values in seconds.items():
         parts = np.percentile(list(values.values()), [50, 95, 99])
@@ -76,7 +72,7 @@ def night_report(
         "dead letters": str(dead),
         **(extra or {}),
     }
-    tables = [Table("Seconds per stage", ("stage", "exposures", "p50", "p95", "p99"), latency_rows(packets, quality))]
+    tables = [Table("Seconds per stage", ("stage", "exposures", "p50", "p95", "p99"), latency_rows(quality))]
     if evaluation is not None:
         summary |= _against_truth(evaluation)
         tables += _truth_tables(evaluation)

@@ -76,6 +76,7 @@ class Detector(_Model):
     width: int = Field(gt=0)
     height: int = Field(gt=0)
     amplifiers: tuple[Amplifier, ...] = Field(min_length=1)
+    expected: bool = Field(True, description="false: out of service, visits close without waiting for it")
     offset_x: float = Field(0.0, description="x of the boresight in this detector's pixel frame, 0-based pixels")
     offset_y: float = Field(0.0, description="y of the boresight in this detector's pixel frame, 0-based pixels")
 

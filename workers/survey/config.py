@@ -39,8 +39,12 @@ class BusConfig(_Model):
 class DatabaseConfig(_Model):
     """The DIA database."""
 
-    kind: Literal["sqlite"] = "sqlite"
-    path: str = "state/dia.sqlite"
+    kind: Literal["sqlite", "postgresql"] = "sqlite"
+    path: str = Field("state/dia.sqlite", description="of SQLite")
+    url: str = Field("", description="of PostgreSQL, postgresql://user@host/name; passwords belong in ~/.pgpass")
+    namespace: str = Field(
+        "skydelta", pattern="^[a-z_][a-z0-9_]{0,40}$", description="PostgreSQL schema that holds the tables"
+    )
 
 
 class BlobConfig(_Model):
@@ -108,6 +112,12 @@ class AssociateConfig(_Model):
 
     radius_arcsec: float = Field(1.0, gt=0)
     history_days: float = Field(365.0, gt=0)
+    deadline_s: float = Field(
+        60.0, gt=0, description="after shutter closing, in event time, a visit closes without the detectors it lacks"
+    )
+    reorder_s: float = Field(
+        0.0, ge=0, description="a complete visit waits so long for earlier ones, where visits arrive out of order"
+    )
     min_reliability: float | None = Field(
         None,
         ge=0,

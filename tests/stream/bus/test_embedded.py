@@ -313,7 +313,7 @@ def test_a_stopped_process_is_fenced(bus: EmbeddedBus, path: Path) -> None:
         heir.commit(out("wide", b"heir"), until(lambda: heir.poll(1, 0.1)))
         zombie.send_signal(signal.SIGCONT)
         zombie.communicate("go\n", timeout=20)
-    assert zombie.returncode == 4
+    assert zombie.returncode == 75
     assert values(list(bus.read("wide"))) == [b"heir"]
     heir.close()
 

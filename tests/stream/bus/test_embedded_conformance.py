@@ -68,6 +68,7 @@ def test_checks_are_all_listed() -> None:
 # Each of the following breaks one promise.
 
 publish, commit, session_init = EmbeddedBus.publish, EmbeddedSession.commit, EmbeddedSession.__init__
+take = EmbeddedSession._take
 
 
 def drop_headers(self: EmbeddedBus, outgoing: Sequence[Outgoing]) -> None:
@@ -99,6 +100,12 @@ def share_groups(self: EmbeddedSession, path: Path, group: str, *rest: object) -
     session_init(self, path, "everyone", *rest)  # type: ignore[arg-type]
 
 
+def expire_the_idle(self: EmbeddedSession, limit: int) -> list[Message]:
+    if not self._is_member():
+        raise self._expired()
+    return take(self, limit)
+
+
 BROKEN = [
     (EmbeddedBus, "publish", drop_headers, "records_travel_unchanged"),
     (EmbeddedBus, "publish", publish_one_by_one, "publishing_is_all_or_nothing"),
@@ -107,7 +114,9 @@ BROKEN = [
     (embedded_log, "partition_of", lambda key, count: crc32(key) % count, "keys_choose_the_partition"),
     (embedded_log, "_LARGEST", 1 << 20, "large_messages_pass"),
     (embedded_log, "_LARGEST", 1 << 30, "too_large_messages_are_refused"),
-    (EmbeddedSession, "commit", let_zombies_publish, "silent_members_are_fenced"),
+    (EmbeddedSession, "commit", let_zombies_publish, "silent_members_expire"),
+    (EmbeddedSession, "_expired", lambda self: FencedError("taken"), "silent_members_expire"),
+    (EmbeddedSession, "_take", expire_the_idle, "silent_idle_members_join_again"),
     (EmbeddedSession, "commit", forget_the_position, "commits_publish_and_advance"),
     (EmbeddedSession, "commit", forget_the_outputs, "commits_publish_and_advance"),
     (EmbeddedSession, "rewind", lambda self: None, "polling_goes_forward"),
