@@ -37,6 +37,6 @@ class Worker(Protocol):
     def flush(self) -> None:
         """Make durable what `process` and `failed` wrote elsewhere since the last call.
 
-        Called before every commit that holds something. After TransientError the batch is given up, paused and done
-        again.
+        Called before every commit that holds something. After TransientError the batch is given up, paused for and
+        done again; after DataError its message is found, and buried.
         """

@@ -25,7 +25,7 @@ fetch() {
   touch "$home/complete"
 }
 
-write_configuration() { # DIR PORT CONTROLLER_PORT [FORWARDED_PORT ADVERTISED]
+write_configuration() { # DIR PORT CONTROLLER_PORT [FORWARDED_PORT ADVERTISED]; the session of a killed broker must end before it may start again
   local listeners="" advertised="" protocol=""
   if [[ -n ${4:-} ]]; then
     listeners=",FORWARDED://127.0.0.1:$4" advertised=",FORWARDED://$5" protocol=",FORWARDED:PLAINTEXT"
@@ -40,6 +40,8 @@ advertised.listeners=PLAINTEXT://127.0.0.1:$2$advertised
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT$protocol
 log.dirs=$1/data
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1

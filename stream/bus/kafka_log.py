@@ -18,7 +18,7 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from schemas.errors import PositionLostError
 from stream.bus import Message
-from stream.bus.kafka_cluster import Cluster
+from stream.bus.kafka_cluster import Cluster, error_of, wait
 
 __all__ = ["Place", "lost", "message_of", "read_span", "settled_spans", "spans", "start_positions", "visible_positions"]
 
@@ -27,6 +27,14 @@ Place = tuple[str, int]
 
 _FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LAST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_LED_ANEW = frozenset(  # the partition's leader died, or came back
+    {
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    }
+)
 _SETTLING = 1.0  # s; that a transaction takes from the answer to its commit until everybody sees it
 
 
@@ -74,15 +82,18 @@ def settled_spans(cluster: Cluster, places: Sequence[Place]) -> dict[Place, tupl
 def _offsets(
     cluster: Cluster, asked: Sequence[TopicPartition], spec: OffsetSpec, isolation: IsolationLevel
 ) -> dict[Place, int]:
-    if not asked:
-        return {}
-    try:
-        answers = cluster.admin().list_offsets(
-            dict.fromkeys(asked, spec), isolation_level=isolation, request_timeout=cluster.patience
-        )
-        return {(at.topic, at.partition): answer.result().offset for at, answer in answers.items()}
-    except KafkaException as exception:
-        raise cluster.failure("asking for the ends of the partitions", exception) from exception
+    deadline = time.monotonic() + cluster.patience
+    while asked:
+        try:
+            answers = cluster.admin().list_offsets(
+                dict.fromkeys(asked, spec), isolation_level=isolation, request_timeout=cluster.patience
+            )
+            return {(at.topic, at.partition): answer.result().offset for at, answer in answers.items()}
+        except KafkaException as exception:
+            if error_of(exception).code() not in _LED_ANEW or not wait(deadline):
+                raise cluster.failure("asking for the ends of the partitions", exception) from exception
+            cluster.topics()  # by itself the client would ask the old leader, in the old epoch, for ever
+    return {}
 
 
 def _committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[Place]) -> dict[Place, int | None]:

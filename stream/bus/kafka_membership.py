@@ -70,6 +70,7 @@ class Membership:
             starts = dict.fromkeys(places, 0)
         else:
             consumer.incremental_assign([TopicPartition(*place, at) for place, at in starts.items()])
+            consumer.resume(list(partitions))  # one lost while it was paused (`keep_alive`) comes back paused
         self._next.update(starts)
 
     def revoked(self, places: set[Place], *, lost: bool) -> None:

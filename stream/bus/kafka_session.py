@@ -128,7 +128,7 @@ class KafkaSession:
         if self._rewind_due:
             self._ahead.clear()
             self._membership.go_back(self._consumer)
-            self._rewind_due = False
+            self._rewind_due, self._paused = False, True
         if self._paused:
             self._consumer.resume(self._consumer.assignment())
             self._paused = False

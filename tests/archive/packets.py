@@ -6,7 +6,6 @@ import io
 from functools import cache
 
 import numpy as np
-from astropy.io import fits
 
 import schemas
 from stream import codec
@@ -37,6 +36,8 @@ def alert(number: int, night: int = NIGHT, noise: bytes = b"", *, offset: int = 
 
 
 def _cutout(rng: np.random.Generator, psf: np.ndarray) -> bytes:
+    from astropy.io import fits  # here, since the processes that the tests kill do not need it
+
     image = rng.normal(100.0, 30.0, (31, 31)).astype(np.float32)
     mask = np.zeros((31, 31), np.int32)
     mask[3:5, 4:9] = 8

@@ -37,7 +37,7 @@ def test_any_reader_opens_it() -> None:
 def test_the_head_is_read_back() -> None:
     head = container.read_header(HEAD + b"more")
     assert (head.schema, head.night, head.sync, head.length) == (SCHEMA, NIGHT, SYNC, len(HEAD))
-    for cut in range(len(HEAD)):
+    for cut in (*range(0, len(HEAD), 97), len(HEAD) - 1):
         with pytest.raises(SchemaError):
             container.read_header(HEAD[:cut])
     with pytest.raises(SchemaError):

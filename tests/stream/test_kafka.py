@@ -175,6 +175,25 @@ def test_a_member_that_was_stopped_is_fenced(bus: KafkaBus, names: list[str]) ->
     assert [message.value for message in bus.read(out)] == [b"value 0", b"value 1", b"value 2"]
 
 
+def test_a_partition_lost_during_a_pause_is_read_again(names: list[str]) -> None:
+    """As when the brokers are away for longer than the session: librdkafka gives it back as it was, paused."""
+    topic, _, group = names
+    bus = open_bus(properties=MAX_POLL)
+    bus.publish([record(topic, n) for n in range(3)])
+    session, _ = take(bus, group, topic, 3, 20.0)
+    session.rewind()
+    session.keep_alive()
+    time.sleep(4.0)
+    deadline = time.monotonic() + 20.0
+    while session.assigned() and time.monotonic() < deadline:
+        session.keep_alive()
+    got: list[Message] = []
+    while len(got) < 3 and time.monotonic() < deadline:
+        got += session.poll(3, 0.5)
+    assert [message.value for message in got] == [b"value 0", b"value 1", b"value 2"]
+    bus.close()
+
+
 def test_retention_below_a_running_member_is_loud(bus: KafkaBus, names: list[str], admin: AdminClient) -> None:
     topic, _, group = names
     bus.publish([record(topic, n) for n in range(4)])

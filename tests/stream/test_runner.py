@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,96 +22,16 @@ from schemas.errors import (
     TransientError,
     UnreachableError,
 )
-from stream import codec
-from stream.blobs import BlobStore
 from stream.bus import Message, Outgoing
-from stream.bus.embedded import EmbeddedBus
 from stream.bus.embedded_session import EmbeddedSession
-from stream.dead_letters import DeadLetters
-from stream.retry import STEPS, Retry, RunReport
-from stream.runner import run
+from stream.retry import STEPS, Retry
 from stream.shutdown import stop_on_signals
-
-QUICK = Retry(wait=0.001, longest_wait=0.002, pause=0.01, longest_pause=0.02)
-
-
-class Crash(BaseException):
-    """Ends a run as the death of its process would: nothing handles it."""
-
-
-@dataclass
-class Relay:
-    """Copies `in` to `out`; `trouble` may raise first."""
-
-    trouble: Callable[[Message], None] = lambda message: None
-    name: str = "relay"
-    inputs: Sequence[str] = ("in",)
-    seen: list[bytes] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    flushes: int = 0
-
-    def process(self, message: Message) -> Sequence[Outgoing]:
-        self.seen.append(message.value)
-        self.trouble(message)
-        return [Outgoing("out", message.key, message.value, message.timestamp)]
-
-    def failed(self, message: Message, failure: str) -> Sequence[Outgoing]:
-        self.failures.append(failure)
-        return [Outgoing("out", message.key, b"failed " + message.value, message.timestamp)]
-
-    def flush(self) -> None:
-        self.flushes += 1
-
-
-class Night:
-    """A bus with ten messages on one partition, and what a run needs."""
-
-    def __init__(self, path: Path) -> None:
-        self.bus = EmbeddedBus(path / "bus.sqlite", lock_timeout=0.2)
-        self.bus.ensure({"in": 1, "out": 1, "dead": 1})
-        self.blobs = BlobStore(path / "blobs", 100)
-        self.letters = DeadLetters("dead", self.blobs, lambda: 61000.5, "1.2.3")
-        self.publish(10)
-
-    def publish(self, count: int, start: int = 0) -> None:
-        self.bus.publish([Outgoing("in", b"1:2", b"%d" % n, 1000 + n) for n in range(start, start + count)])
-
-    def run(self, worker: Relay, **options: Any) -> RunReport:
-        settings = {"batch": 4, "idle_exit": 0.0, "retry": QUICK} | options
-        return run(worker, self.bus, group="g", dead_letters=self.letters, **settings)
-
-    def values(self, topic: str = "out") -> list[bytes]:
-        return [message.value for message in self.bus.read(topic)]
-
-    def dead(self) -> list[dict[str, Any]]:
-        return [codec.decode(value).record for value in self.values("dead")]
-
-    def lag(self) -> int:
-        return self.bus.lag("g", ["in"])["in", 0]
+from tests.stream.copied_night import Crash, Night, Relay, always, numbers, on
 
 
 @pytest.fixture
 def night(tmp_path: Path) -> Night:
     return Night(tmp_path)
-
-
-def numbers(count: int) -> list[bytes]:
-    return [b"%d" % n for n in range(count)]
-
-
-def on(value: bytes, *errors: BaseException) -> Callable[[Message], None]:
-    """Raise `errors`, one at each call with a message of this value, then nothing."""
-    left = list(errors)
-
-    def trouble(message: Message) -> None:
-        if message.value == value and left:
-            raise left.pop(0)
-
-    return trouble
-
-
-def always(value: bytes, error: BaseException) -> Callable[[Message], None]:
-    return on(value, *[error] * 1000)
 
 
 def test_relays_in_batches(night: Night) -> None:
@@ -302,75 +221,6 @@ def test_a_worker_declared_dead_ends_at_once(night: Night, call: str, monkeypatc
     assert caught.value.exit_code == 75
     assert night.values() == (numbers(5) if trouble else [])
     assert night.lag() == (5 if trouble else 10)
-
-
-class Ledger(Relay):
-    """Keeps what it processed in memory until `flush` makes it durable."""
-
-    def __init__(self, *errors: Exception) -> None:
-        super().__init__()
-        self.errors = list(errors)
-        self.held: list[bytes] = []
-        self.durable: set[bytes] = set()
-        self.refused: set[bytes] = set()
-
-    def process(self, message: Message) -> Sequence[Outgoing]:
-        self.held.append(message.value)
-        return super().process(message)
-
-    def failed(self, message: Message, failure: str) -> Sequence[Outgoing]:
-        self.held.append(b"failed " + message.value)
-        return super().failed(message, failure)
-
-    def flush(self) -> None:
-        super().flush()
-        held, self.held = self.held, []
-        if self.refused & set(held):
-            raise DataError("a number that no column holds")
-        if self.errors:
-            raise self.errors.pop()
-        self.durable |= set(held)
-
-
-def test_what_is_flushed_is_durable_before_its_commit(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker, commit = Ledger(), EmbeddedSession.commit
-
-    def check(self: EmbeddedSession, outgoing: Sequence[Outgoing], consumed: Sequence[Message]) -> None:
-        assert {record.value for record in outgoing} <= worker.durable
-        commit(self, outgoing, consumed)
-
-    monkeypatch.setattr(EmbeddedSession, "commit", check)
-    night.run(worker)
-    assert night.values() == numbers(10)
-
-
-def test_a_flush_that_must_wait_gives_the_batch_up(night: Night) -> None:
-    worker = Ledger(UnreachableError("the disk is full"), UnreachableError("the disk is full"))
-    report = night.run(worker)
-    assert (report.pauses, report.messages, report.dead_letters) == (2, 10, 0)
-    assert worker.seen == numbers(4) * 2 + numbers(10)
-    assert worker.durable == set(numbers(10))
-    assert night.values() == numbers(10)
-    assert night.lag() == 0
-
-
-def test_data_refused_at_the_flush_are_found(night: Night) -> None:
-    worker = Ledger()
-    worker.refused = {b"6"}
-    report = night.run(worker)
-    assert night.values() == [*numbers(6), b"failed 6", *numbers(10)[7:]]
-    assert report.dead_letters == 1
-    assert night.dead()[0]["message"] == "a number that no column holds"
-    assert b"failed 6" in worker.durable
-
-
-def test_an_outcome_refused_at_the_flush_too_stops_the_worker(night: Night) -> None:
-    worker = Ledger()
-    worker.refused = {b"6", b"failed 6"}
-    with pytest.raises(DataError, match="no column"):
-        night.run(worker)
-    assert night.values() == numbers(6)
-    assert night.lag() == 4
 
 
 def test_fenced_again_and_again_stops(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:

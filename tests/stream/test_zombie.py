@@ -10,24 +10,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import ExpiredError
 from stream.bus import Bus, Outgoing
+from tests.stream.zombie import open_bus
 
 SCRIPT = Path(__file__).with_name("zombie.py")
 ROOT = Path(__file__).parents[2]
 BROKER = os.environ.get("SKYDELTA_TEST_KAFKA", "")
 NO_BROKER = pytest.mark.skipif(not BROKER, reason="no Kafka broker: set SKYDELTA_TEST_KAFKA (see docs/kafka.md)")
-
-specification = spec_from_file_location("zombie", SCRIPT)
-assert specification is not None
-assert specification.loader is not None
-zombie_script = module_from_spec(specification)
-specification.loader.exec_module(zombie_script)
 
 
 @dataclass
@@ -42,7 +36,7 @@ class Scene:
     def __post_init__(self) -> None:
         self.address = BROKER if self.kind == "kafka" else str(self.folder / "bus.sqlite")
         self.group, self.topic, self.out = f"g-{self.tag}", f"in-{self.tag}", f"out-{self.tag}"
-        self.bus: Bus = zombie_script.open_bus(self.kind, self.address)
+        self.bus: Bus = open_bus(self.kind, self.address)
         self.bus.ensure({self.topic: 1, self.out: 1})
 
     def publish(self, *values: bytes) -> None:

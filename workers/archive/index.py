@@ -14,9 +14,8 @@ from typing import Any
 
 from schemas.errors import UnreachableError
 from workers.archive.alert import Entry
-from workers.archive.files import set_aside
 
-__all__ = ["CONTAINERS", "Index"]
+__all__ = ["CONTAINERS", "Index", "is_damage"]
 
 CONTAINERS = "*/alerts-*.avro"
 """The archive's files below its folder."""
@@ -76,16 +75,12 @@ class Index:
 
     def connection(self) -> sqlite3.Connection:
         """Return the connection of this process to the file that is there now; creates it where it is missing."""
-        if self._opened is None or self._opened[0] != self._identity():
+        if self._opened is None or self._opened[0] != _identity(self.path):
             self.close()
             connection = _connect(self.path)
             weakref.finalize(self, connection.close).atexit = False
-            self._opened = self._identity(), connection
+            self._opened = _identity(self.path), connection
         return self._opened[1]
-
-    def _identity(self) -> tuple[int, int]:
-        """Process and file: a connection must not cross a fork, nor outlive the file it was opened on."""
-        return os.getpid(), self.path.stat().st_ino if self.path.exists() else 0
 
     @contextmanager
     def reached(self, doing: str) -> Iterator[None]:
@@ -97,7 +92,7 @@ class Index:
             if is_damage(error):
                 advice = "it is damaged: stop the archive workers and run `skydelta alerts reindex`"
             raise UnreachableError(
-                f"the alert archive's {self.path} failed while {doing}: {error}; {advice}"
+                f"the archive's index {self.path} failed while {doing}: {error}; {advice}"
             ) from error
         except OSError as error:
             raise UnreachableError(
@@ -157,15 +152,6 @@ class Index:
             (name, night, length),
         )
 
-    def set_aside(self) -> None:
-        """Rename a damaged index with all that belongs to it."""
-        self.close()
-        with self.reached("setting a damaged index aside"):
-            for suffix in ("", "-wal", "-shm"):
-                path = self.path.with_name(self.path.name + suffix)
-                if path.exists():
-                    set_aside(path)
-
     def close(self) -> None:
         """Close the connection; twice is allowed."""
         if self._opened is not None and self._opened[0][0] == os.getpid():
@@ -177,6 +163,11 @@ def is_damage(error: BaseException | None) -> bool:
     """Tell a damaged or foreign index from a disk that is full or gone."""
     name = getattr(error, "sqlite_errorname", None) or ""
     return name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_MISMATCH"))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Process and file: a connection must not cross a fork, nor outlive the file it was opened on."""
+    return os.getpid(), path.stat().st_ino if path.exists() else 0
 
 
 def _connect(path: Path) -> sqlite3.Connection:

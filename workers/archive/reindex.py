@@ -7,6 +7,7 @@ from pathlib import Path
 
 from schemas.errors import SchemaError, UnreachableError
 from workers.archive.alert import Entry
+from workers.archive.files import set_aside
 from workers.archive.index import CONTAINERS, Index, is_damage
 from workers.archive.scan import Scan
 
@@ -41,8 +42,18 @@ def reindex(index: Index, folder: Path) -> Reindexed:
     except UnreachableError as error:
         if not is_damage(error.__cause__):
             raise
-    index.set_aside()
+    _set_aside(index)
     return _reindexed(index, folder)
+
+
+def _set_aside(index: Index) -> None:
+    """Rename a damaged index with all that belongs to it."""
+    index.close()
+    with index.reached("setting a damaged index aside"):
+        for suffix in ("", "-wal", "-shm"):
+            path = index.path.with_name(index.path.name + suffix)
+            if path.exists():
+                set_aside(path)
 
 
 def _reindexed(index: Index, folder: Path) -> Reindexed:

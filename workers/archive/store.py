@@ -80,12 +80,13 @@ class AlertArchive:
         Raises DataError where its bytes are not those that were written.
         """
         entry = self._index.find(alert_id) if self._index.ready() else None
-        return None if entry is None else self._read(entry)
+        return None if entry is None else _read(self._folder, entry)
 
     def night(self, night: int) -> Iterator[ArchivedAlert]:
         """Yield the alerts of a night (YYYYMMDD) in order of alertId; raises DataError as `get` does."""
         if self._index.ready():
-            yield from map(self._read, self._index.entries(night))
+            for entry in self._index.entries(night):
+                yield _read(self._folder, entry)
 
     def digests(self, night: int) -> dict[int, str]:
         """Return the sha256 of each message of a night, by alertId, in order."""
@@ -96,11 +97,11 @@ class AlertArchive:
 
     def nights(self) -> dict[int, int]:
         """Return how many alerts each night has."""
-        return self._by_night("SELECT night, count(*) FROM alert GROUP BY night ORDER BY night")
+        return _by_night(self._index, "SELECT night, count(*) FROM alert GROUP BY night ORDER BY night")
 
     def sizes(self) -> dict[int, int]:
         """Return how many bytes the container files of each night have."""
-        return self._by_night("SELECT night, sum(length) FROM container GROUP BY night ORDER BY night")
+        return _by_night(self._index, "SELECT night, sum(length) FROM container GROUP BY night ORDER BY night")
 
     def consumed(self) -> dict[tuple[str, int], int]:
         """Return the offset after the last that was archived, by topic and partition."""
@@ -122,26 +123,28 @@ class AlertArchive:
     def _forget(self) -> None:
         self._waiting, self._consumed, self._size = {}, {}, 0
 
-    def _by_night(self, text: str) -> dict[int, int]:
-        return dict(self._index.rows(text)) if self._index.ready() else {}
 
-    def _read(self, entry: Entry) -> ArchivedAlert:
-        path = self._folder / entry.container
-        schema = schemas.get("alert", path.stem.removeprefix("alerts-"))
-        try:
-            data = read_part(path, entry.start, entry.length)
-            value = framed(schema, body_of(data))
-        except OSError as error:
-            raise UnreachableError(
-                f"alert {entry.alertId} can't be read: {error}; put the file back from a copy, or let "
-                "`skydelta alerts reindex` count what is left"
-            ) from error
-        except SchemaError:
-            value = b""
-        if hashlib.sha256(value).digest() != entry.sha256:
-            raise DataError(
-                f"{path}: the {entry.length} bytes from {entry.start} are not alert {entry.alertId} as it was written; "
-                "put the file back from a copy, or let `skydelta alerts reindex` count what is left"
-            )
-        origin = (entry.key, entry.timestamp, entry.headers, entry.topic, entry.partition, entry.offset)
-        return ArchivedAlert(entry.alertId, entry.night, value, *origin)
+def _by_night(index: Index, text: str) -> dict[int, int]:
+    return dict(index.rows(text)) if index.ready() else {}
+
+
+def _read(folder: Path, entry: Entry) -> ArchivedAlert:
+    path = folder / entry.container
+    schema = schemas.get("alert", path.stem.removeprefix("alerts-"))
+    try:
+        data = read_part(path, entry.start, entry.length)
+        value = framed(schema, body_of(data))
+    except OSError as error:
+        raise UnreachableError(
+            f"alert {entry.alertId} can't be read: {error}; put the file back from a copy, or let "
+            "`skydelta alerts reindex` count what is left"
+        ) from error
+    except SchemaError:
+        value = b""
+    if hashlib.sha256(value).digest() != entry.sha256:
+        raise DataError(
+            f"{path}: the {entry.length} bytes from {entry.start} are not alert {entry.alertId} as it was written; "
+            "put the file back from a copy, or let `skydelta alerts reindex` count what is left"
+        )
+    origin = (entry.key, entry.timestamp, entry.headers, entry.topic, entry.partition, entry.offset)
+    return ArchivedAlert(entry.alertId, entry.night, value, *origin)

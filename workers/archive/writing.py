@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas import Schema
-from schemas.errors import ConflictError, DataError, SchemaError
+from schemas.errors import ConflictError, DataError, SchemaError, UnreachableError
 from workers.archive.alert import ArchivedAlert, Entry
 from workers.archive.container import block, first_long, header, split, sync_marker
 from workers.archive.files import cut_back, extend, set_aside
@@ -90,22 +90,56 @@ def write(index: Index, folder: Path, waiting: Collection[Waiting], consumed: di
 
     Raises ConflictError or UnreachableError; nothing is written then.
     """
-    by_container: dict[str, list[Waiting]] = {}
+    groups: dict[str, list[Waiting]] = {}
     for one in waiting:
-        by_container.setdefault(one.entry.container, []).append(one)
-    with index.transaction("writing alerts"), ExitStack() as undo:
-        for name, group in by_container.items():
-            if index.container_length(name) is None and (folder / name).exists():
-                _adopt(index, folder, name, header(group[0].schema, group[0].entry.night))
-            fresh = [one for one in group if not _is_settled(index, one.entry)]
-            if fresh:
-                _extend(index, folder, name, fresh, undo)
-        for (topic, partition), following in consumed.items():
-            index.rows(
-                "INSERT INTO consumed VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)",
-                (topic, partition, following),
-            )
-        undo.pop_all()  # once the commit is tried the lock may be gone, and others may be writing behind our alerts
+        groups.setdefault(one.entry.container, []).append(one)
+    created: set[str] = set()
+    try:
+        with index.transaction("writing alerts"):
+            for name, group in groups.items():
+                _write_group(index, folder, name, group, created)
+            for (topic, partition), following in consumed.items():
+                index.rows(
+                    "INSERT INTO consumed VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET next = max(next, excluded.next)",
+                    (topic, partition, following),
+                )
+    except (ConflictError, UnreachableError):
+        _cut_tails(index, folder, groups, created)
+        raise
+
+
+def _write_group(index: Index, folder: Path, name: str, group: list[Waiting], created: set[str]) -> None:
+    """Add to one container what the archive does not have."""
+    head = header(group[0].schema, group[0].entry.night)
+    if index.container_length(name) is None:
+        if (folder / name).exists():
+            _adopt(index, folder, name, head)
+        else:
+            created.add(name)
+    fresh = [one for one in group if not _is_settled(index, one.entry)]
+    if not fresh:
+        return
+    length = index.container_length(name) or 0
+    parts = [b"" if length else head, *(one.block for one in fresh)]
+    end = extend(folder / name, length, parts)
+    index.keep_container(name, fresh[0].entry.night, end)
+    start = length + len(parts[0])
+    for one in fresh:
+        index.write([replace(one.entry, start=start)])
+        start += one.entry.length
+
+
+def _cut_tails(index: Index, folder: Path, names: Iterable[str], created: Collection[str]) -> None:
+    """Take away what was written and not committed, so that readers of the files do not meet it.
+
+    A commit that fails lets go of the archive, and others may have written meanwhile: what the index says now counts.
+    Where this fails too, the next flush cuts.
+    """
+    with suppress(UnreachableError), index.transaction("cutting back what was not committed"):
+        for name in names:
+            length = index.container_length(name)
+            if length is not None or name in created:
+                cut_back(folder / name, length or 0)
 
 
 def _is_settled(index: Index, entry: Entry) -> bool:
@@ -115,21 +149,6 @@ def _is_settled(index: Index, entry: Entry) -> bool:
         filled = replace(entry, night=known.night, container=known.container, start=known.start, length=known.length)
         index.write([filled])
     return known is not None
-
-
-def _extend(index: Index, folder: Path, name: str, fresh: list[Waiting], undo: ExitStack) -> None:
-    length = index.container_length(name) or 0
-    first = fresh[0]
-    head = b"" if length else header(first.schema, first.entry.night)
-    undo.callback(cut_back, folder / name, length)
-    end = extend(folder / name, length, [head, *(one.block for one in fresh)])
-    index.keep_container(name, first.entry.night, end)
-    start = length + len(head)
-    entries = []
-    for one in fresh:
-        entries.append(replace(one.entry, start=start))
-        start += one.entry.length
-    index.write(entries)
 
 
 def _adopt(index: Index, folder: Path, name: str, head: bytes) -> None:

@@ -19,6 +19,7 @@ from workers.drill.frames import REFUSED, blank, other_bytes, retaken
 from workers.drill.night import ASSOCIATE, PIXELS, Night, Stage, begun
 from workers.drill.place import Place
 from workers.drill.report import Finding, finding
+from workers.drill.settings import SIZES
 from workers.drill.victim import Plan
 from workers.imaging.exposure import ExposureInfo
 from workers.ingest.worker import Ingested
@@ -115,13 +116,23 @@ def _play(script: _Script) -> str:
 
 
 def _out_of_order(script: _Script, frames: list[Path]) -> None:
-    """Announce neighbouring visits in each other's place, and their detectors mixed."""
-    order = []
-    for start in range(0, len(frames), 4):
-        group = frames[start : start + 4]
-        order += [group[k] for k in (3, 0, 2, 1) if k < len(group)]
-    for path in order:
-        script.night.ingest([path])
+    """Announce neighbouring visits of a night in each other's place, and their detectors mixed."""
+    nights: dict[int, list[Path]] = {}
+    for path in frames:
+        nights.setdefault(int(path.parent.name), []).append(path)
+    for date, taken in nights.items():
+        for start in range(0, len(taken), 4):
+            for k in (3, 0, 2, 1):
+                script.night.ingest(taken[start : start + 4][k : k + 1])
+        if date != max(nights):
+            _end_of_night(script, date)
+
+
+def _end_of_night(script: _Script, date: int) -> None:
+    """Nothing more is announced: let the last visits close."""
+    end = SIZES[script.night.settings.size].cadence.live_mjd + 1.0
+    tick = codec.encode("tick", {"night": date, "timestamp": event_timestamp(end)})
+    script.night.publish("visits", str(date), tick, end)
 
 
 def _twice(script: _Script, path: Path) -> None:
@@ -165,10 +176,7 @@ def _late(script: _Script, first: bytes, second: bytes, date: int) -> None:
     ]
     script.outcomes |= {info.label: ended for info in infos[:3]}
     script.outcomes[infos[3].label] = {outcome + LATE for outcome in ended}
-    end = infos[1].midpointMjdTai + 1.0 / 24.0
-    for night in {int(path.parent.name) for path in script.night.prepared.frames}:
-        tick = codec.encode("tick", {"night": night, "timestamp": event_timestamp(end)})
-        script.night.publish("visits", str(night), tick, end)  # nothing more is announced: let the last visits close
+    _end_of_night(script, date)
 
 
 def _info(done: Ingested) -> ExposureInfo:
@@ -179,12 +187,12 @@ def _info(done: Ingested) -> ExposureInfo:
 
 def _seconds(night: Night, ending: Ending) -> dict[str, float]:
     """Return, for each dead letter of a worker, the time from taking the message up to the commit, by its own log."""
-    taken, committed = (2, "before"), (5, "after")
+    taken, committed = {(1, "after"), (2, "before")}, (5, "after")
     found = {}
     for letter in ending.letters:
         crew = [member for member in night.crew.gone if member.role.stages == letter.stage]
         steps = [(step[:2], step[2]) for member in crew for step in member.steps()]
-        begun = [when for place, when in steps if place == taken and when <= letter.failedMjdTai]
+        begun = [when for place, when in steps if place in taken and when <= letter.failedMjdTai]
         ended = [when for place, when in steps if place == committed and when >= letter.failedMjdTai]
         if begun and ended:
             found[f"{letter.errorType} of {letter.key} at {letter.stage}"] = (min(ended) - max(begun)) * 86400.0
