@@ -32,7 +32,7 @@ def night_stages(tiny_survey: Prepared, tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(root, folder / "ingested")
     drain(root, [PIXELS])
     shutil.copytree(root, folder / "scored")
-    drain(root, ["associate"])
+    drain(root, ["associate", "archive"])
     return {name: folder / name for name in ("ingested", "scored", "done")}
 
 

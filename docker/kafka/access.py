@@ -3,9 +3,9 @@
     python access.py worker BOOTSTRAP PREFIX USER     all that `skydelta` does under bus.prefix = PREFIX, and no more
     python access.py reader BOOTSTRAP PREFIX USER     read the topics PREFIXalerts*, in groups named USER or USER.*
 
-$KAFKA_ADMIN_PASSWORD is the password of the administrator, $KAFKA_ADMIN_USER the name (admin). Where $KAFKA_USER_PASSWORD
-is set, the user is made first, or the password changed. $KAFKA_PROPERTIES are more settings for librdkafka, as
-"security.protocol=SASL_SSL ssl.ca.location=ca.pem". Repeating is harmless.
+$KAFKA_ADMIN_PASSWORD is the password of the administrator, $KAFKA_ADMIN_USER the name (admin). Where
+$KAFKA_USER_PASSWORD is set, the user is made first, or the password changed. $KAFKA_PROPERTIES are more settings for
+librdkafka, as "security.protocol=SASL_SSL ssl.ca.location=ca.pem". Repeating is harmless.
 """
 
 from __future__ import annotations

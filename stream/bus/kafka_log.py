@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -25,6 +26,7 @@ __all__ = ["Place", "lost", "message_of", "read_span", "settled_spans", "spans",
 Place = tuple[str, int]
 """Topic and partition."""
 
+_LOG = logging.getLogger(__name__)
 _FIRST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LAST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 _LED_ANEW = frozenset(  # the partition's leader died, or came back
@@ -140,9 +142,9 @@ def _positions(answered: Iterable[TopicPartition]) -> dict[Place, int | None]:
 
 
 def start_positions(cluster: Cluster, consumer: Consumer, group: str, places: Iterable[Place]) -> dict[Place, int]:
-    """Return where `group` stands at each of `places`, None where nowhere; transactions in flight don't count yet.
+    """Return where `group` stands at each of `places`, or their beginning; waits for transactions in flight.
 
-    Raises UnreachableError.
+    Raises UnreachableError, PositionLostError where what follows was deleted.
     """
     starts = {}
     positions = _committed_positions(cluster, consumer, places)
@@ -152,6 +154,13 @@ def start_positions(cluster: Cluster, consumer: Consumer, group: str, places: It
         starts[place] = start = committed or 0
         if not low <= start <= end:
             raise lost(cluster, group, place, committed, (low, end))
+    if new := [f"{topic}[{at}]" for (topic, at), known in positions.items() if known is None and kept[topic, at][1]]:
+        _LOG.warning(
+            "group %r has no position at %s and starts at the beginning: it is new, or the broker forgot it and all is "
+            "done again (docs/kafka.md, 'A lost position')",
+            group,
+            ", ".join(sorted(new)),
+        )
     return starts
 
 

@@ -25,7 +25,7 @@ class Night:
     """Announcements applied one by one, as the worker does it."""
 
     rules: Rules = RULES
-    state: LineState = LineState()
+    state: LineState = field(default_factory=LineState)
     waiting: dict[int, OpenVisit] = field(default_factory=dict)
     closed: list[int] = field(default_factory=list)
     line: list[tuple[int, int, bool]] = field(default_factory=list)

@@ -73,7 +73,7 @@ def queues_of(announcements: list[Outgoing], scored: list[Outgoing]) -> list[lis
 
 
 def one_by_one(open_database: Open, blobs: BlobStore, queues: list[list[Message]], workers: int, seed: int) -> Result:
-    """Interleave the partitions at random; each belongs to one of `workers` workers with a database handle of its own."""
+    """Interleave the partitions at random; each belongs to one of `workers` workers with its own database handle."""
     choice = random.Random(seed)
     survey = survey_of(Path("."))
     handles = [open_database() for _ in range(workers)]

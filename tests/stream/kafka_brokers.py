@@ -13,14 +13,18 @@ from pathlib import Path
 KAFKA = Path(__file__).parents[2] / "docker/kafka"
 
 
+def home() -> Path:
+    """Return the folder that holds Apache Kafka's jars, or would."""
+    version = re.search(r"<kafka\.version>(.+)</kafka\.version>", (KAFKA / "pom.xml").read_text())
+    assert version is not None
+    return Path(os.environ.get("SKYDELTA_KAFKA_HOME") or Path.home() / f".cache/skydelta/kafka-{version[1]}")
+
+
 def missing() -> str:
     """Return why no broker can be started here; nothing where one can."""
     if shutil.which("java") is None:
         return "no java: install a Java runtime, 17 or later"
-    version = re.search(r"<kafka\.version>(.+)</kafka\.version>", (KAFKA / "pom.xml").read_text())
-    assert version is not None
-    home = os.environ.get("SKYDELTA_KAFKA_HOME") or Path.home() / f".cache/skydelta/kafka-{version[1]}"
-    if not (Path(home) / "complete").exists():
+    if not (home() / "complete").exists():
         return "no jars of Apache Kafka: run docker/kafka/broker.sh fetch"
     return ""
 
@@ -56,6 +60,10 @@ class Broker:
         call("broker.sh", "stop", self.folder)
 
     @property
+    def address(self) -> str:
+        return (self.folder / "bootstrap").read_text().strip()
+
+    @property
     def forwarded(self) -> str:
         return (self.folder / "forwarded").read_text().strip()
 
@@ -77,6 +85,15 @@ class BrokerCluster:
 
     def stop(self) -> None:
         call("cluster.sh", "stop", self.folder)
+
+    def settings(self, user: str, password: str = "") -> dict[str, str]:
+        """Return what a client of `user` sets, the address left out."""
+        return {
+            "security.protocol": "SASL_PLAINTEXT",
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "sasl.username": user,
+            "sasl.password": password or self.passwords[user],
+        }
 
     @property
     def passwords(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from schemas.errors import ExpiredError, FencedError, SkydeltaError, TransientError
+from schemas.errors import ExpiredError, TransientError
 from stream.blobs import BlobStore
 from stream.bus import Message, Outgoing
 from stream.bus.kafka import KafkaBus
@@ -216,15 +216,3 @@ class Reader:
             if message is not None and message.error() is None:
                 self.values.append(message.value() or b"")
                 self.times.append(time.monotonic())
-
-
-def refusal(call: Callable[[], object]) -> SkydeltaError:
-    """Return the error of our tree that `call` raises."""
-    try:
-        call()
-    except SkydeltaError as error:
-        return error
-    raise AssertionError("nothing was refused")
-
-
-__all__ = ["PARTITIONS", "RETRY", "FencedError", "Flow", "Reader", "Relay", "refusal"]

@@ -36,7 +36,7 @@ class Proxy:
     @property
     def address(self) -> str:
         """host:port at which it listens."""
-        return "127.0.0.1:%d" % self._listener.getsockname()[1]
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def block(self) -> None:
         """Let nothing through any more, as a cut cable: connections stay, and so do the bytes on their way."""

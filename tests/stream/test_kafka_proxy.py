@@ -31,7 +31,7 @@ def proxy() -> Iterator[Proxy]:
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=echo, args=(listener,), daemon=True).start()
     proxy = Proxy(DELAY)
-    proxy.upstream = "127.0.0.1:%d" % listener.getsockname()[1]
+    proxy.upstream = f"127.0.0.1:{listener.getsockname()[1]}"
     yield proxy
     proxy.close()
     listener.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,6 @@
 """One worker of the night that dies by SIGKILL: python dying.py SURVEY STAGES PLACE COUNT.
 
-It dies the COUNT-th time that it comes to PLACE: a step of the runner (1 to 5), or `inside`, between the writes of one
+It dies the COUNT-th time that it comes to PLACE: a step of the runner (1 to 6), or `inside`, between the writes of one
 database transaction.
 """
 
@@ -24,8 +24,8 @@ class Death:
     def __init__(self, place: str, count: int) -> None:
         self.place, self.left = place, count
 
-    def __call__(self, place: object) -> None:
-        self.left -= str(place) == self.place
+    def __call__(self, place: object, side: str = "before") -> None:
+        self.left -= side == "before" and str(place) == self.place
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -256,9 +256,9 @@ def test_a_replay_gives_the_same_alerts(finished_night: Path, tmp_path: Path) ->
 
 
 DEATHS = [
-    pytest.param(PIXELS, "4", 2, id="pixels-before-commit"),
+    pytest.param(PIXELS, "5", 2, id="pixels-before-commit"),
     pytest.param("associate", "inside", 5, id="inside-the-database-transaction"),
-    pytest.param("associate", "4", 2, id="between-database-and-bus"),
+    pytest.param("associate", "5", 2, id="between-database-and-bus"),
 ]
 
 

@@ -97,7 +97,7 @@ def test_a_killed_association_changes_nothing_on_kafka(
     ingest(night.root, tiny_survey.nights)
     drain(night.root, [PIXELS])
     script = Path(__file__).with_name("dying.py")
-    command = [sys.executable, str(script), str(night.root), "associate", "4", "2"]
+    command = [sys.executable, str(script), str(night.root), "associate", "5", "2"]
     done = subprocess.run(command, env=environment(), timeout=120, check=False, capture_output=True)
     assert done.returncode == -9, done.stderr.decode()
     drain(night.root, ["associate"])

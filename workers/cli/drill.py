@@ -22,7 +22,9 @@ _ALL = "all"
 
 @click.command(epilog="Faults: " + "; ".join(f"{name}: {fault.what}" for name, fault in FAULTS.items()) + ".")
 @click.argument("faults", nargs=-1, required=True, type=click.Choice([_ALL, *FAULTS]), metavar="FAULT...|all")
-@click.option("--folder", default="skydelta-drill", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--folder", default="skydelta-drill", show_default=True, type=click.Path(path_type=Path), help="Kept for the next."
+)
 @click.option("--kafka", default="", metavar="HOST:PORT", help="Also on this Kafka; topics begin with drill-.")
 @click.option("--postgres", default="", metavar="URL", help="Also on this PostgreSQL; schemas begin with drill_.")
 @click.option("--kills", default=100, show_default=True, type=click.IntRange(1), help="Of the fault kill.")

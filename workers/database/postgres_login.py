@@ -64,8 +64,8 @@ class Login:
             ) from error
         if not 0 < len(schema.encode()) <= 63:
             raise ConfigurationError(
-                f"the PostgreSQL schema {schema!r} needs a name of 1 to 63 bytes: shorten it, or "
-                "the prefix of the replay"
+                f"the PostgreSQL schema {schema!r} needs a name of 1 to 63 bytes: shorten "
+                "[database] namespace in survey.toml"
             )
         self.conninfo = make_conninfo("", **{**_PATIENCE, **given})
         self.schema = schema

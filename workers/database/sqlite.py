@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import UnreachableError
+from schemas.errors import DataError, SkydeltaError, UnreachableError
 from workers.database.catalogue import SqlCatalogue
 from workers.database.connection import Values
 from workers.database.layout import check_layout, expected_layout, statements
@@ -48,42 +48,13 @@ class _Connection:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.raw = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None)
             weakref.finalize(self, self.raw.close).atexit = False
-            self._write_ahead()
-            self.raw.execute("PRAGMA synchronous=FULL")
-            if not self._laid_out():
-                self._lay_out()
+            _write_ahead(self.raw)
+            if not _is_laid_out(self.raw):
+                _lay_out(self.raw)
             kept = self.raw.execute("SELECT name, value FROM meta").fetchall()
         except (sqlite3.Error, OSError) as error:
             raise UnreachableError(f"the DIA database {self.path} can't be opened: {error}") from error
         check_layout(self.path, kept)
-
-    def _write_ahead(self) -> None:
-        """Turn the log on, once in the life of the file; SQLite does not wait for others here, so this does."""
-        deadline = time.monotonic() + _WAIT
-        while True:
-            try:
-                self.raw.execute("PRAGMA journal_mode=WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
-    def _laid_out(self) -> bool:
-        return bool(self.raw.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchall())
-
-    def _lay_out(self) -> None:
-        """Make the tables, unless another process did in the meantime."""
-        self.raw.execute("BEGIN IMMEDIATE")
-        try:
-            if not self._laid_out():
-                for text in statements(_WORDS):
-                    self.raw.execute(text)
-                self.raw.executemany("INSERT INTO meta(name, value) VALUES(?,?)", expected_layout())
-            self.raw.execute("COMMIT")
-        finally:
-            self.rollback()
 
     def begin(self, tiles: Collection[int]) -> None:
         """Begin a transaction, which holds every tile: there is one writer."""
@@ -107,7 +78,7 @@ class _Connection:
         try:
             return self.raw.execute(text, values).fetchall()
         except sqlite3.Error as error:
-            raise self._unreachable(error) from error
+            raise self._translated(error) from error
 
     def execute(self, text: str, values: Values = ()) -> None:
         """Run one statement that gives no rows."""
@@ -118,9 +89,11 @@ class _Connection:
         try:
             self.raw.executemany(text, rows)
         except sqlite3.Error as error:
-            raise self._unreachable(error) from error
+            raise self._translated(error) from error
 
-    def _unreachable(self, error: sqlite3.Error) -> UnreachableError:
+    def _translated(self, error: sqlite3.Error) -> SkydeltaError:
+        if isinstance(error, sqlite3.IntegrityError):
+            return DataError(f"the DIA database {self.path} can't keep this: {error}; nothing of it was written")
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             return UnreachableError(
                 f"the disk of the DIA database {self.path} is full ({error}): nothing of this transaction was written; "
@@ -135,3 +108,36 @@ class _Connection:
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
         self.raw.close()
+
+
+def _write_ahead(raw: sqlite3.Connection) -> None:
+    """Turn the log on, once in the life of the file; SQLite does not wait for others here, so this does."""
+    deadline = time.monotonic() + _WAIT
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            break
+    raw.execute("PRAGMA synchronous=FULL")
+
+
+def _is_laid_out(raw: sqlite3.Connection) -> bool:
+    return bool(raw.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchall())
+
+
+def _lay_out(raw: sqlite3.Connection) -> None:
+    """Make the tables, unless another process did in the meantime."""
+    raw.execute("BEGIN IMMEDIATE")
+    try:
+        if not _is_laid_out(raw):
+            for text in statements(_WORDS):
+                raw.execute(text)
+            raw.executemany("INSERT INTO meta(name, value) VALUES(?,?)", expected_layout())
+        raw.execute("COMMIT")
+    finally:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")

@@ -17,6 +17,7 @@ from stream.topics import Topics
 from workers.clock import event_timestamp
 from workers.connect import open_bus, open_topics
 from workers.database import Database
+from workers.drill.cleaning import clean
 from workers.drill.compare import Difference, Ending, Letter, compare, read_ending
 from workers.drill.crew import Crew, Member, hired
 from workers.drill.place import NO_TABLES, Place, Tables
@@ -133,7 +134,7 @@ class Night:
 def begun(
     settings: DrillSettings, prepared: Prepared, place: Place, name: str, tables: Tables = NO_TABLES
 ) -> Iterator[Night]:
-    """Give a night in a folder (topics, schema) of its own; the folder goes when all went well.
+    """Give a night in a folder (topics, schema) of its own; all of it goes when nothing was raised.
 
     `tables` are keys of survey.toml, by table, that this night has beside its place's.
     """
@@ -149,4 +150,5 @@ def begun(
         door.bus.close()
         cast(Database, door.database).close()  # what `open_ingest` opened
         bus.close()
+    clean(survey)
     shutil.rmtree(root)

@@ -15,7 +15,7 @@ from workers.drill.report import Finding, finding
 
 __all__ = ["inject"]
 
-_PACE = {"embedded": 0.5, "kafka": 1.5}
+_PACE = {"embedded": 0.5, "kafka": 1.0}
 """Mean time between two kills, in session time-outs: the survivors must get something done meanwhile."""
 _AIMED = 0.5
 """Fraction of the kills that wait for a message to be in work: most of the time most workers have none."""
