@@ -86,7 +86,7 @@ usage="usage: broker.sh fetch | start DIR [PORT] | stop DIR | kill DIR"
 case "${1:-} $#" in
   "fetch 1") fetch ;;
   "start 2" | "start 3") start "$2" "${3:-}" ;;
-  "stop 2") end "$(directory "$2")" ;;
-  "kill 2") murder "$(directory "$2")" ;;
+  "stop 2") dir=$(directory "$2"); end "$dir" ;;
+  "kill 2") dir=$(directory "$2"); murder "$dir" ;;
   *) die "$usage" ;;
 esac

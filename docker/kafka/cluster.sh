@@ -36,7 +36,7 @@ write_users() { # DIR
   printf 'admin=%s\nskydelta=%s\nreader=%s\n' "$admin" "$worker" "$reader" >"$1/users"
 }
 
-write_ports() { # DIR: a line for each node: its port, its controller's
+write_ports() { # DIR: a line for each node, its port and its controller's; and the addresses
   local n
   for n in $nodes; do
     printf '%s %s\n' "$(free_port)" "$(free_port)"
@@ -97,7 +97,7 @@ PROPERTIES
 }
 
 prepare() { # DIR SASL: lay out three nodes, once
-  local n user users=()
+  local n user password users=()
   if [[ -f $1/complete ]]; then
     [[ -z $2 || -f $1/users ]] || die "the cluster of $1 was made without --sasl: choose another directory"
     return
@@ -113,7 +113,7 @@ prepare() { # DIR SASL: lay out three nodes, once
     mkdir -p "$1/node-$n"
     write_configuration "$1" "$n"
     write_logging "$1/node-$n"
-    [[ -f $1/cluster.id ]] || random_id "$1/node-$n" >"$1/cluster.id"
+    [[ -s $1/cluster.id ]] || random_id "$1/node-$n" >"$1/cluster.id"
     format "$1/node-$n" "$(cat "$1/cluster.id")" "${users[@]}"
   done
   touch "$1/complete"
@@ -166,9 +166,9 @@ murder_node() { # DIR N
 usage="usage: cluster.sh start DIR [--sasl] | stop DIR | kill DIR N | start-node DIR N | bootstrap DIR"
 case "${1:-} $#" in
   "start 2" | "start 3") start "$2" "${3:-}" ;;
-  "stop 2") stop "$(directory "$2")" ;;
+  "stop 2") dir=$(directory "$2"); stop "$dir" ;;
   "kill 3") with_node murder_node "$2" "$3" ;;
   "start-node 3") need_kafka; with_node start_node "$2" "$3" ;;
-  "bootstrap 2") cat "$(directory "$2")/bootstrap" ;;
+  "bootstrap 2") dir=$(directory "$2"); cat "$dir/bootstrap" ;;
   *) die "$usage" ;;
 esac

@@ -56,14 +56,16 @@ class KafkaSession:
     def poll(self, limit: int, timeout: float) -> list[Message]:
         """Return up to `limit` further messages; waits at most `timeout` seconds for the first."""
         deadline = time.monotonic() + timeout
-        if time.monotonic() - self._awake > self._lease:  # slept: what was fetched before may be done by others
-            self._rewind_due = True
+        idle = not self._membership.unfinished()
+        self._rewind_due |= self._slept() and idle
         try:
-            self._recover()
             while True:
+                self._recover()
                 left = max(0.0, deadline - time.monotonic())
                 got = self._accepted(self._fetch(limit, left))
                 self._raise_failure()
+                if self._slept() and idle:
+                    self._rewind_due, got = True, []
                 if got or not left:
                     break
         except ExpiredError as error:  # declared dead without work: it hears of that, and joins again
@@ -133,6 +135,11 @@ class KafkaSession:
             self._consumer.resume(self._consumer.assignment())
             self._paused = False
 
+    def _slept(self) -> bool:
+        """Tell whether the last call is so long ago that others may have done since what was fetched before."""
+        before, self._awake = self._awake, time.monotonic()
+        return self._awake - before > self._lease
+
     def _raise_failure(self) -> None:
         failure, self._membership.failure = self._membership.failure, None
         if failure is not None:
@@ -149,7 +156,7 @@ class KafkaSession:
         return raw
 
     def _fetch_new(self, limit: int, timeout: float) -> list[KafkaMessage]:
-        self._served = self._awake = time.monotonic()
+        self._served = time.monotonic()
         try:
             return self._consumer.consume(limit, timeout)
         except KafkaException as exception:

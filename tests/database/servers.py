@@ -7,7 +7,8 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -15,8 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 from psycopg import sql
 
+from schemas.errors import UnreachableError
 from workers.database.postgres import PostgresDatabase
 
 SCRIPT = Path(__file__).parents[2] / "docker" / "postgres" / "server.sh"
@@ -24,6 +27,13 @@ SCRIPT = Path(__file__).parents[2] / "docker" / "postgres" / "server.sh"
 
 def has_server_programs() -> bool:
     return shutil.which("pg_ctl") is not None or any(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+
+
+@contextmanager
+def refused(text: str) -> Iterator[None]:
+    """Expect UnreachableError with this text (a pattern) of a block, wherever in it."""
+    with pytest.raises(UnreachableError, match=text):
+        yield
 
 
 @dataclass

@@ -49,7 +49,7 @@ def test_a_wrong_url_is_told(postgres_url):
         PostgresDatabase(parts._replace(path="/no_such_database").geturl())
     with pytest.raises(ConfigurationError, match=r"refuses .*nobody.* does not exist; check user"):
         PostgresDatabase(postgres_url.replace("postgres@", "nobody:secret@"))
-    with pytest.raises(UnreachableError, match="does not answer: .*check that the server runs"):
+    with pytest.raises(UnreachableError, match=r"does not answer: .*check that the server runs"):
         PostgresDatabase(postgres_url.replace(f":{parts.port}", ":1"))
     with pytest.raises(ConfigurationError, match="1 to 63 bytes"):
         PostgresDatabase(postgres_url, "x" * 64)

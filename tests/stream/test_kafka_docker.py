@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 BROKER = os.environ.get("SKYDELTA_TEST_KAFKA", "")
 PAGE = (ROOT / "docs/kafka.md").read_text(encoding="utf-8")
 SCRIPT = ROOT / "docker/kafka/broker.sh"
+CLUSTER = ROOT / "docker/kafka/cluster.sh"
+NODE = ROOT / "docker/kafka/node.sh"
 
 
 def compose() -> dict[str, Any]:
@@ -69,13 +71,14 @@ def test_the_broker_of_compose_is_that_of_the_script() -> None:
     version = re.search(r"<kafka\.version>(.+)</kafka\.version>", (ROOT / "docker/kafka/pom.xml").read_text())
     assert version is not None
     assert kafka["image"] == f"apache/kafka:{version[1]}"
-    script = dict(line.split("=", 1) for line in SCRIPT.read_text().splitlines() if re.match(r"^[a-z.]+=", line))
+    lines = (NODE.read_text() + SCRIPT.read_text()).splitlines()
+    script = dict(line.split("=", 1) for line in lines if re.match(r"^[a-z.]+=", line))
     of_each = {"cluster.id", "process.roles", "node.id", "listeners", "log.dirs"}
     for name, value in kafka["environment"].items():
         setting = name.removeprefix("KAFKA_").lower().replace("_", ".")
         if name.startswith("KAFKA_") and setting in script and setting not in of_each and "listener" not in setting:
             assert script[setting] == value, name
-    assert set(script) & {"offsets.topic.replication.factor", "transaction.state.log.min.isr", "message.max.bytes"}
+    assert set(script) >= {"offsets.topic.replication.factor", "transaction.state.log.min.isr", "message.max.bytes"}
     assert all(port.startswith("127.0.0.1:") for port in kafka["ports"])
 
 
@@ -114,9 +117,31 @@ def test_the_script_explains_itself(tmp_path: Path) -> None:
     assert "usage:" in run().stderr
     assert "no such directory" in run("stop", str(tmp_path / "absent")).stderr
     assert run("stop", str(tmp_path)).returncode == 0  # nothing runs there
+    assert "no broker runs in" in run("kill", str(tmp_path)).stderr
     start = run("start", str(tmp_path / "log"))
     assert (start.returncode, start.stdout) == (1, "")
     assert "fetch" in start.stderr or "install a Java runtime" in start.stderr
+
+
+def test_the_cluster_script_explains_itself(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        command = [str(CLUSTER), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 1
+        return done.stderr
+
+    assert subprocess.run(["bash", "-n", str(CLUSTER)], check=False).returncode == 0
+    assert "usage:" in run()
+    assert "no such directory" in run("stop", str(tmp_path / "absent"))
+    assert "no broker 4 in" in run("kill", str(tmp_path), "4")
+
+
+def test_the_commands_on_the_page_exist() -> None:
+    for text in blocks("sh"):
+        for script, command in re.findall(r"docker/kafka/(broker\.sh|cluster\.sh) ([a-z-]+)", text):
+            assert re.search(rf'^  "?{command}[ "]', (ROOT / "docker/kafka" / script).read_text(), flags=re.MULTILINE)
+        for role in re.findall(r"access\.py ([a-z]+)", text):
+            assert role in ("worker", "reader")
 
 
 @pytest.mark.kafka

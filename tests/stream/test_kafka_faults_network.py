@@ -145,6 +145,4 @@ def _disturb(line: Line, folder: Path, trouble: Callable[[], None]) -> None:
         reader.close()
     assert len(reader.values) == count
     resumed = next(each for each in reader.times if each > over) - over
-    print(
-        f"\n{count} messages; gap {reader.gap():.1f} s, {resumed:.1f} s of it after the trouble"
-    )
+    print(f"\n{count} messages; gap {reader.gap():.1f} s, {resumed:.1f} s of it after the trouble")

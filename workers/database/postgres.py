@@ -67,15 +67,17 @@ class _Session:
 
     def __init__(self, login: Login) -> None:
         self.login = login
+        self.begun = False
+        """A transaction is under way: it can't go on in another session."""
         self.closed = False
         self._raw: RawSession | None = None
 
-    def get(self, *, fresh: bool) -> RawSession:
-        """Return the session; without `fresh` it must be there, since a transaction in it goes on."""
+    def get(self) -> RawSession:
+        """Return the session, opening one where there is none."""
         if self._raw is None:
             if self.closed:
                 raise UnreachableError(f"the DIA database {self.login.place} was closed here before")
-            if not fresh:
+            if self.begun:
                 raise UnreachableError(f"the DIA database {self.login.place} undid a transaction after an error in it")
             self._raw = self.login.open()
             self._end = weakref.finalize(self, self._raw.close)
@@ -95,16 +97,19 @@ class _Session:
             yield
         except psycopg.Error as error:
             self.drop()
+            if isinstance(error, psycopg.errors.LockNotAvailable):
+                self.login.end_the_silent()
             raise translated(error, self.login.place) from error
 
 
 class _Connection:
     """A connection that gets over the loss of its session, and needs few round trips.
 
-    Inside a transaction it is in libpq's pipeline mode: statements without an answer travel with the next one that has
-    one. Each question ends with a Sync and nothing behind it, never with the Flush that psycopg sends on its own: after
-    a Flush the server no longer takes the session for idle in its transaction, and a stopped worker would hold its
-    tiles for ever. Isolation is READ COMMITTED: what is asked under a lock sees what its last holder wrote.
+    A transaction is in libpq's pipeline mode: statements without an answer are held back, and go out in one piece with
+    the next question or the commit. Each piece ends with a Sync and nothing behind it: only then does the server take
+    a silent session for idle in its transaction, and end it after a while. (A Flush, as psycopg sends on its own, or a
+    statement sent ahead would let a stopped worker hold its tiles for ever.) Isolation is READ COMMITTED: what is asked
+    under a lock sees what its last holder wrote.
     """
 
     exclusive = False
@@ -112,17 +117,18 @@ class _Connection:
     def __init__(self, login: Login) -> None:
         self.login = login
         self.session = _Session(login)
-        self.session.get(fresh=True)
+        self.session.get()
         self._pipeline: psycopg.Pipeline | None = None
         self._pipelines = ExitStack()
+        self._held: list[tuple[str, Sequence[Values]]] = []
 
     def begin(self, tiles: Collection[int]) -> None:
         """Begin a transaction that holds the sky tiles; tries a new session once where the old one was lost."""
-        if self._pipeline is not None:
+        if self.session.begun:
             raise RuntimeError("a transaction of the DIA database began inside another one")
         locks = [f"SELECT pg_advisory_xact_lock({self.login.key('tile', int(tile))})" for tile in sorted(set(tiles))]
         text = "; ".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *locks]).encode()
-        raw = self.session.get(fresh=True)
+        raw = self.session.get()
         with self.session.errors():
             try:
                 raw.execute(text, prepare=False)
@@ -130,64 +136,75 @@ class _Connection:
                 if not raw.broken:
                     raise
                 self.session.drop()  # lost while it was idle, by a restart of the server say
-                raw = self.session.get(fresh=True)
+                raw = self.session.get()
                 raw.execute(text, prepare=False)
-        self._pipeline = self._pipelines.enter_context(raw.pipeline())
+            self._pipeline = self._pipelines.enter_context(raw.pipeline())
+        self.session.begun = True
 
     def commit(self) -> None:
         """Make the transaction durable; where the answer is lost, the position tells whether it was."""
-        raw = self.session.get(fresh=False)
+        raw = self.session.get()
         with self.session.errors():
+            self._send_held(raw)
             cursor = raw.execute("COMMIT")
             self._pipelines.close()
         self._pipeline = None
         if cursor.statusmessage != "COMMIT":
             self.session.drop()
-            self.session.get(fresh=False)
+            self.session.get()
+        self.session.begun = False
 
     def rollback(self) -> None:
         """Undo the transaction, if there is one; never raises."""
+        self._held.clear()
         self._pipeline = None
         with suppress(psycopg.Error):
             self._pipelines.close()
         with suppress(SkydeltaError), self.session.errors():
-            self.session.get(fresh=False).execute("ROLLBACK")
+            self.session.get().execute("ROLLBACK")
+        self.session.begun = False
 
     def lock(self, *names: str | int) -> None:
         """Wait for what goes by these names, and hold it until the transaction ends."""
-        if self._pipeline is not None:
+        if self.session.begun:
             self.execute("SELECT pg_advisory_xact_lock(?)", (self.login.key(*names),))
 
     def query(self, text: str, values: Values = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows; outside of a transaction it tries a new session once, too."""
+        raw = self.session.get()
         with self.session.errors():
             try:
-                return self._answer(text, values)
+                return self._answer(raw, text, values)
             except psycopg.OperationalError:
-                if self._pipeline is not None or not self._raw().broken:
+                if self.session.begun or not raw.broken:
                     raise
                 self.session.drop()
-                return self._answer(text, values)
+                return self._answer(self.session.get(), text, values)
 
-    def _answer(self, text: str, values: Values) -> list[tuple[Any, ...]]:
-        cursor = self._raw().cursor(binary=True).execute(_marked(text), values)
+    def _answer(self, raw: RawSession, text: str, values: Values) -> list[tuple[Any, ...]]:
+        self._send_held(raw)
+        cursor = raw.cursor(binary=True).execute(_marked(text), values)
         if self._pipeline is not None:
             self._pipeline.sync()
         return cursor.fetchall()
 
+    def _send_held(self, raw: RawSession) -> None:
+        for text, rows in self._held:
+            raw.cursor().executemany(_marked(text), rows)
+        self._held.clear()
+
     def execute(self, text: str, values: Values = ()) -> None:
         """Run one statement that gives no rows; its errors may come with the next question or the commit."""
-        with self.session.errors():
-            self._raw().execute(_marked(text), values)
+        self.executemany(text, [values])
 
     def executemany(self, text: str, rows: Sequence[Values]) -> None:
         """Run one statement, that gives no rows, for many rows of values."""
+        raw = self.session.get()
         if rows:
+            self._held.append((text, rows))
+        if not self.session.begun:
             with self.session.errors():
-                self._raw().cursor().executemany(_marked(text), rows)
-
-    def _raw(self) -> RawSession:
-        return self.session.get(fresh=self._pipeline is None)
+                self._send_held(raw)
 
     def among(self, column: str, numbers: Sequence[int]) -> tuple[str, Any]:
         """Return the condition that `column` is one of many numbers, and the value of its one `?`."""

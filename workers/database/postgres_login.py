@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8BinaryDumper
 
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, SkydeltaError
 from workers.database.layout import check_layout, expected_layout, statements
 from workers.database.postgres_errors import refusal, translated
 
@@ -40,6 +41,7 @@ _PATIENCE = {
 
 _SETTINGS = """
 SELECT set_config('search_path', quote_ident(%(schema)s), false),
+  set_config('application_name', left('skydelta ' || %(schema)s, 63), false),
   set_config('idle_in_transaction_session_timeout', %(idle)s, false),
   set_config('lock_timeout', %(wait)s, false),
   set_config('tcp_user_timeout', %(idle)s, false),
@@ -49,6 +51,14 @@ SELECT set_config('search_path', quote_ident(%(schema)s), false),
     ELSE current_setting('synchronous_commit') END, false)
 """
 """A commit that was answered is on the disk, whatever the server's default."""
+
+
+_END_THE_SILENT = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = current_setting('application_name')
+  AND state = 'active' AND wait_event_type = 'Client' AND state_change < now() - %s * interval '1 second'
+"""
+"""The server ends sessions that are idle in a transaction, but not one whose client stopped in the middle of a send."""
 
 
 class Login:
@@ -97,13 +107,19 @@ class Login:
         digest = hashlib.blake2b(repr((self.schema, *names)).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little", signed=True)
 
+    def end_the_silent(self) -> None:
+        """Have the server end sessions of this schema that wait for a stopped client and hold what others wait for."""
+        with suppress(psycopg.Error, SkydeltaError), self.open() as raw:
+            raw.execute(_END_THE_SILENT, (self.idle_timeout,))
+
     def _settle(self, raw: RawSession) -> None:
         raw.adapters.register_dumper(int, Int8BinaryDumper)  # one type for all: else each size is another statement
         idle = round(self.idle_timeout * 1000)
         raw.execute(_SETTINGS, {"schema": self.schema, "idle": f"{idle}", "wait": f"{2 * idle}"})
 
     def _laid_out(self, raw: RawSession) -> bool:
-        return raw.execute("SELECT to_regclass('meta')").fetchall() != [(None,)]
+        text = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'meta'"
+        return bool(raw.execute(text, (self.schema,)).fetchall())
 
     def _lay_out(self, raw: RawSession) -> None:
         """Make the tables in one transaction, unless another worker did while this one waited."""

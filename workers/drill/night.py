@@ -62,6 +62,8 @@ class Night:
     topics: Topics
     door: Ingest
     begin: float = field(default_factory=time.monotonic)
+    kept: bool = False
+    """It was not as expected, and is left for a look at it."""
 
     def ingest(self, paths: Iterable[Path] | None = None) -> list[Ingested]:
         """Ingest raw frames (all of the night, where None) in one call."""
@@ -124,9 +126,11 @@ class Night:
         """Return what is not as `expected` (see `compare`), workers that ended by themselves among it."""
         result = compare(expected, self.ending(), letters, also)
         for member in (*self.crew.crashes(), *self.crew.stuck):
-            result.differs(
-                f"{member.process.name} ended with exit code {member.process.exitcode}; {member.last_words()}"
-            )
+            code, words = member.process.exitcode, member.last_words()
+            result.differs(f"{member.process.name} ended with exit code {code}: {words}")
+        if result:
+            self.kept = True
+            result.notes.append(f"this night is kept in {self.survey.root}")
         return result
 
 
@@ -134,7 +138,7 @@ class Night:
 def begun(
     settings: DrillSettings, prepared: Prepared, place: Place, name: str, tables: Tables = NO_TABLES
 ) -> Iterator[Night]:
-    """Give a night in a folder (topics, schema) of its own; all of it goes when nothing was raised.
+    """Give a night in a folder (topics, schema) of its own; all of it goes where the night was as expected.
 
     `tables` are keys of survey.toml, by table, that this night has beside its place's.
     """
@@ -145,10 +149,12 @@ def begun(
     door = open_ingest(survey)
     try:
         with hired(root, prepared) as crew:
-            yield Night(place, survey, settings, prepared, crew, bus, open_topics(survey, bus), door)
+            night = Night(place, survey, settings, prepared, crew, bus, open_topics(survey, bus), door)
+            yield night
     finally:
         door.bus.close()
         cast(Database, door.database).close()  # what `open_ingest` opened
         bus.close()
-    clean(survey)
-    shutil.rmtree(root)
+    if not night.kept:
+        clean(survey)
+        shutil.rmtree(root)

@@ -27,7 +27,7 @@ def _at_border(config: SimulatedSurvey, live: int) -> SimulatedSurvey:
     )
 
 
-_SMALL = replace(TINY, detectors=replace(TINY.detectors, width=256, height=256))
+_SMALL = replace(TINY, sky=replace(TINY.sky, stars=26.0), detectors=replace(TINY.detectors, width=256, height=256))
 
 SIZES = {"quick": _at_border(_SMALL, 4), "tiny": _at_border(TINY, 8), "demo": _at_border(DEMO, 12)}
 """Surveys by the names that the command line takes."""
