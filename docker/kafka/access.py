@@ -76,18 +76,17 @@ def connect(bootstrap: str, environment: Mapping[str, str]) -> AdminClient:
     """Return the administrator's client; raises KafkaException where the cluster refuses the login, or is not there."""
     refusals: list[KafkaError] = []
     more = dict(pair.split("=", 1) for pair in environment.get("KAFKA_PROPERTIES", "").split())
-    admin = AdminClient(
-        {
-            "bootstrap.servers": bootstrap,
-            "security.protocol": "SASL_PLAINTEXT",
-            "sasl.mechanism": "SCRAM-SHA-512",
-            "sasl.username": environment.get("KAFKA_ADMIN_USER", "admin"),
-            "sasl.password": environment["KAFKA_ADMIN_PASSWORD"],
-            "log_level": 2,  # the error says it
-            "error_cb": refusals.append,
-            **more,
-        }
-    )
+    settings: dict[str, Any] = {
+        "bootstrap.servers": bootstrap,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": environment.get("KAFKA_ADMIN_USER", "admin"),
+        "sasl.password": environment["KAFKA_ADMIN_PASSWORD"],
+        "log_level": 2,  # the error says it
+        "error_cb": refusals.append,
+        **more,
+    }
+    admin = AdminClient(settings)
     deadline = time.monotonic() + _SECONDS
     while True:
         try:

@@ -25,7 +25,8 @@ fetch() {
   touch "$home/complete"
 }
 
-write_configuration() { # DIR PORT CONTROLLER_PORT [FORWARDED_PORT ADVERTISED]; the session of a killed broker must end before it may start again
+# The session of a killed broker must end before it may start again, so it is short.
+write_configuration() { # DIR PORT CONTROLLER_PORT [FORWARDED_PORT ADVERTISED]
   local listeners="" advertised="" protocol=""
   if [[ -n ${4:-} ]]; then
     listeners=",FORWARDED://127.0.0.1:$4" advertised=",FORWARDED://$5" protocol=",FORWARDED:PLAINTEXT"

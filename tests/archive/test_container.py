@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 
 import fastavro
 import pytest
@@ -68,17 +67,6 @@ def test_a_block_gives_its_body_back(data: bytes) -> None:
     packed = container.block(data, SYNC)
     assert container.body_of(packed) == data
     assert list(container.blocks(HEAD + packed, len(HEAD), SYNC)) == [(len(HEAD), len(packed), data)]
-
-
-def test_zlib_and_isal_read_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    isal = pytest.importorskip("isal.isal_zlib")
-    data = body(5) * 30
-    for one, other in ((zlib, isal), (isal, zlib)):
-        monkeypatch.setattr(container, "deflater", one)
-        packed = container.block(data, SYNC)
-        monkeypatch.setattr(container, "deflater", other)
-        assert container.body_of(packed) == data
-        assert container._body_at(packed[:3] + b"\xff\xff" + packed[5:], 0, SYNC) is None
 
 
 @given(st.data())

@@ -200,10 +200,10 @@ def test_bytes_that_were_changed_are_never_given_as_the_alert(tmp_path: Path) ->
     archive = filled(tmp_path)
     entry = archive._index.find(3)
     assert entry is not None
-    body = bytearray(container.split(alert(3).value)[1])
-    body[-1] ^= 1
-    block = container.block(bytes(body), container.sync_marker(schemas.latest("alert"), NIGHT))
-    assert len(block) == entry.length
+    body = container.split(alert(3).value)[1]
+    sync = container.sync_marker(schemas.latest("alert"), NIGHT)
+    changed = (container.block(bytes([*body[:-1], body[-1] ^ bits]), sync) for bits in range(1, 256))
+    block = next(block for block in changed if len(block) == entry.length)
     overwrite(tmp_path / FILE, entry.start, block)
     report = archive.reindex()
     assert (report.alerts, report.changed) == (6, 1)

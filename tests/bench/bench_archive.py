@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.archive.packets import NIGHT, large_value
 from workers.archive.alert import ArchivedAlert
-from workers.archive.container import deflater, first_long, split
+from workers.archive.container import first_long, split
 from workers.archive.store import AlertArchive
 
 DIFFERENT, INDEXED, GETS = 200, 100_000, 2000
@@ -51,7 +51,7 @@ def fill(archive, given, batch):
 
 def writing(folder):
     given = list(alerts(2000))
-    print(f"packet {len(given[0].value)} bytes; deflate by {deflater.__name__}")
+    print(f"packet {len(given[0].value)} bytes")
     for batch in (1, 8, 64):
         archive = AlertArchive(folder / f"batch{batch}")
         speed = fill(archive, given, batch)
