@@ -125,12 +125,14 @@ def stop_when_gone(parent: int, stop: threading.Event, *, look: float = 1.0, gra
     A process that has not ended `grace` seconds later is ended at once, which is harmless too.
     """
 
+    never = threading.Event()
+
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(look)
+            never.wait(look)
         _log.error("the supervisor, process %d, is gone: this worker stops", parent)
         stop.set()
-        time.sleep(grace)
+        never.wait(grace)
         _log.critical("this worker did not stop within %.0f s and is ended", grace)
         os._exit(ExpiredError.exit_code)
 

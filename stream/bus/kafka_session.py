@@ -64,8 +64,8 @@ class KafkaSession:
                 left = max(0.0, deadline - time.monotonic())
                 got = self._accepted(self._fetch(limit, left))
                 self._raise_failure()
-                if self._slept() and idle:
-                    self._rewind_due, got = True, []
+                if idle and (self._slept() or (got and not self._consumer.memberid())):
+                    self._rewind_due, got = True, []  # others may have it: this member is out, and joins again first
                 if got or not left:
                     break
         except ExpiredError as error:  # declared dead without work: it hears of that, and joins again

@@ -41,6 +41,8 @@ VISIT = {
     "fileName": "raw.fits",
     "target": "",
     "tile": 17,
+    "tiles": [17, 18],
+    "expected": [3, 4],
 }
 
 
@@ -56,18 +58,18 @@ def test_every_family_survives_the_round_trip(family: str) -> None:
 
 def test_the_framing_is_confluents() -> None:
     data = codec.encode("visit", VISIT)
-    assert data[:5] == b"\x00" + struct.pack(">i", 10100)
+    assert data[:5] == b"\x00" + struct.pack(">i", 10101)
     body = fastavro.schemaless_reader(io.BytesIO(data[5:]), schemas.latest("visit").parsed, None)
     assert body == VISIT == codec.decode(data).record
     assert codec.encode("visit", VISIT) == data
 
 
 def test_what_has_a_default_may_be_left_out_and_nothing_else() -> None:
-    short = {key: value for key, value in VISIT.items() if key not in ("target", "tile")}
-    assert codec.decode(codec.encode("visit", short)).record == {**VISIT, "tile": 0}
+    short = {key: value for key, value in VISIT.items() if key not in ("target", "tile", "tiles", "expected")}
+    assert codec.decode(codec.encode("visit", short)).record == {**VISIT, "tile": 0, "tiles": [], "expected": []}
     without = {key: value for key, value in VISIT.items() if key != "band"}
     for wrong in (without, {**VISIT, "colour": "g"}, {**VISIT, "visit": "first"}, {}):
-        with pytest.raises(SchemaError, match=r"does not fit schema visit 1\.0"):
+        with pytest.raises(SchemaError, match=r"does not fit schema visit 1\.1"):
             codec.encode("visit", wrong)
     with pytest.raises(SchemaError, match="no schema family 'visits'"):
         codec.encode("visits", VISIT)
@@ -83,8 +85,8 @@ def test_broken_messages_say_what_is_wrong() -> None:
         (b"SIMPLE  =                    T", "starts with byte 0x53"),
         (b"\x00" + struct.pack(">i", 99999) + data[5:], "schema id 99999 is unknown"),
         (b"\x00" + struct.pack(">i", -1) + data[5:], "schema id -1 is unknown"),
-        (data[:-1], r"is not a record of schema visit 1\.0"),
-        (data[:5], r"the body of 0 bytes is not a record of schema visit 1\.0: EOFError"),
+        (data[:-1], r"is not a record of schema visit 1\.1"),
+        (data[:5], r"the body of 0 bytes is not a record of schema visit 1\.1: EOFError"),
         (data + b"\x00", "1 bytes are left over"),
         (b"\x00" + struct.pack(">i", 100) + data[5:], r"schema alert 1\.0"),
     ):
@@ -100,7 +102,7 @@ def test_a_length_that_lies_is_an_error(length: int) -> None:
         varint.append((zigzag & 0x7F) | 0x80)
         zigzag >>= 7
     varint.append(zigzag)
-    frame = b"\x00" + struct.pack(">i", 10100)
+    frame = b"\x00" + struct.pack(">i", 10101)
     with pytest.raises(SchemaError):
         codec.decode(frame + bytes(varint) + b"cam")
 
@@ -132,7 +134,7 @@ def test_damaged_messages_give_nothing_but_schema_errors(data: st.DataObject) ->
 
 
 _SCORED = {
-    **VISIT,
+    **{name: value for name, value in VISIT.items() if name not in ("tiles", "expected")},
     "outcome": "ok",
     "psfLimit": 123.5,
     "provenance": {"bias": "bias-1"},
