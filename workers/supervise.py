@@ -124,7 +124,6 @@ def stop_when_gone(parent: int, stop: threading.Event, *, look: float = 1.0, gra
 
     A process that has not ended `grace` seconds later is ended at once, which is harmless too.
     """
-
     never = threading.Event()
 
     def watch() -> None:

@@ -26,6 +26,7 @@ from tests.system.nights import (
     ingest,
     messages,
     outcomes,
+    packets_of,
 )
 
 BROKER = os.environ.get("SKYDELTA_TEST_KAFKA", "")
@@ -121,8 +122,8 @@ def test_the_consumers_in_the_documentation_read_them(
         script.write_text(snippet, encoding="utf-8")
         command = [sys.executable, str(script), *words]
         running.append(subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True))
-    sources = {number: packet["diaSource"] for number, packet in alerts(finished_night).items()}
-    expected = {number: [one["ra"], one["dec"], one["psfFlux"]] for number, one in sources.items()}
+    sources = [packet["diaSource"] for packet in packets_of(alerts(finished_night))]
+    expected = {one["diaSourceId"]: [one["ra"], one["dec"], one["psfFlux"]] for one in sources}
     for process in running:
         printed, _ = process.communicate(timeout=120)
         assert process.returncode == 0
