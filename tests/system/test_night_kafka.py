@@ -143,4 +143,5 @@ def test_kcat_reads_them(kafka_night: KafkaNight, finished_night: Path) -> None:
     command = ["kcat", "-b", BROKER, "-C", "-t", topic, "-e", "-q", "-X", "isolation.level=read_committed", "-f", form]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     keys = sorted(line.split()[0] for line in done.stdout.splitlines())
-    assert keys == sorted(str(packet["diaSource"]["diaObjectId"]) for packet in alerts(finished_night).values())
+    sources = [packet["diaSource"] for packet in packets_of(alerts(finished_night))]
+    assert keys == sorted(str(one["diaObjectId"]) for one in sources)
