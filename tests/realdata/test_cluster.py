@@ -61,7 +61,7 @@ def test_three_frames_make_the_template_and_two_are_searched(cluster_survey: Clu
 def test_hot_pixels_do_not_become_alerts(cluster_survey: ClusterSurvey, hot_pixels: np.ndarray) -> None:
     assert len(hot_pixels) > 100
     tree = cKDTree(hot_pixels)
-    found = [packet["diaSource"] for packet in alerts(cluster_survey.root).values()]
+    found = [packet["diaSource"] for packet in packets_of(alerts(cluster_survey.root))]
     near = [source for source in found if tree.query((source["x"], source["y"]))[0] <= 2.0]
     assert near == []
 
