@@ -12,7 +12,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from tests.docs.page import FRAMES
-from tests.system.nights import alerts, dead_letters, messages, outcomes
+from tests.system.nights import alerts, dead_letters, messages, outcomes, packets_of
 from workers.connect import open_database
 from workers.imaging.fits import read_exposure
 from workers.imaging.masks import BLOCKING
