@@ -1,6 +1,6 @@
 """Each fault on the smallest night, and nights that are wrong on purpose: the drill must fail those.
 
-`pytest -m slow tests/drill` kills a hundred workers on both buses and both databases (docs/drill.md).
+`test_whole_drill.py` has the hundred kills.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import pytest
 
 from schemas.errors import ConfigurationError
 from stream.bus import Outgoing
-from workers.drill.faults import FAULTS
 from workers.drill.night import Night, Stage, begun
 from workers.drill.outage import killed_in_the_night
-from workers.drill.place import Place, places
+from workers.drill.place import Place
 from workers.drill.report import FAILED, PASSED, SKIPPED
 from workers.drill.run import run_fault
 from workers.drill.settings import Commands
@@ -46,21 +45,6 @@ def test_a_full_disk_changes_nothing(stage: Stage) -> None:
     if any("failed: mount" in note for note in found.notes):
         pytest.skip("this machine lets nobody mount")
     assert (found.verdict, found.injections) == (PASSED, 3), found.notes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", range(4))
-@pytest.mark.parametrize("fault", list(FAULTS))
-def test_the_whole_drill(fault: str, number: int, stage: Stage) -> None:
-    """A hundred kills, and every other fault, wherever there is a server for it."""
-    combinations = places(stage.settings)
-    if number >= len(combinations):
-        pytest.skip("no broker or no database server: set SKYDELTA_TEST_KAFKA and SKYDELTA_TEST_POSTGRES")
-    many = replace(stage, settings=replace(stage.settings, kills=100))
-    found = run_fault(fault, many, combinations[number])
-    assert found.verdict in (PASSED, SKIPPED), found.notes
-    if fault == "kill":
-        assert found.injections >= 100
 
 
 def test_what_needs_a_server_or_its_commands_is_skipped(stage: Stage) -> None:

@@ -43,8 +43,8 @@ def blocks(language: str) -> list[str]:
 
 def test_services_run_commands_that_exist() -> None:
     services = compose()["services"]
-    workers = {name: service for name, service in services.items() if name != "kafka"}
-    assert set(workers) == {"ingest", "pixels", "associate"}
+    workers = {name: service for name, service in services.items() if name not in ("kafka", "postgres")}
+    assert set(workers) == {"ingest", "pixels", "associate", "archive"}
     context = click.Context(cli)
     for service in workers.values():
         for arguments in (service["command"], service["healthcheck"]["test"][2:]):
@@ -58,10 +58,11 @@ def test_services_run_commands_that_exist() -> None:
     assert workers["pixels"]["command"][:2] == ["run", "isr+subtract+score"]
     assert workers["associate"]["command"][:2] == ["run", "associate"]
     assert "deploy" not in workers["associate"]  # SQLite: one process
+    assert services["postgres"]["profiles"] == ["postgres"]
 
 
 def test_the_stages_of_the_services_parse() -> None:
-    for name in ("pixels", "associate"):
+    for name in ("pixels", "associate", "archive"):
         stages = compose()["services"][name]["command"][1]
         assert parse_stages(stages) == (stages,)
 

@@ -29,8 +29,13 @@ def _at_border(config: SimulatedSurvey, live: int) -> SimulatedSurvey:
 
 _SMALL = replace(TINY, sky=replace(TINY.sky, stars=26.0), detectors=replace(TINY.detectors, width=256, height=256))
 
-SIZES = {"quick": _at_border(_SMALL, 4), "tiny": _at_border(TINY, 8), "demo": _at_border(DEMO, 12)}
-"""Surveys by the names that the command line takes."""
+SIZES = {
+    "quick": _at_border(_SMALL, 4),
+    "tiny": _at_border(TINY, 8),
+    "demo": _at_border(DEMO, 12),
+    "long": _at_border(_SMALL, 70),
+}
+"""Surveys by the names that the command line takes; `long` is a night in which a hundred workers can die."""
 
 
 @dataclass(frozen=True)
