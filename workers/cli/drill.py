@@ -37,6 +37,8 @@ _ALL = "all"
 @click.option("--postgres-kill", default="", metavar="COMMAND", help="Kills the server as kill -9 does.")
 @click.option("--postgres-start", default="", metavar="COMMAND", help="Starts it again.")
 @click.option("--small-disk", type=click.Path(path_type=Path, exists=True), help="A folder that may be filled.")
+@click.option("--kafka-disk", type=click.Path(path_type=Path, exists=True), help="On the broker's disk; filled.")
+@click.option("--postgres-disk", type=click.Path(path_type=Path, exists=True), help="On the server's disk; filled.")
 @json_option
 def command(
     faults: tuple[str, ...],
@@ -45,6 +47,8 @@ def command(
     kafka_start: str,
     postgres_kill: str,
     postgres_start: str,
+    kafka_disk: Path | None,
+    postgres_disk: Path | None,
     session_timeout: float,
     **values: object,
 ) -> None:
@@ -58,6 +62,8 @@ def command(
         session_timeout=session_timeout,
         broker=Commands(kafka_kill, kafka_start),
         server=Commands(postgres_kill, postgres_start),
+        broker_disk=kafka_disk,
+        server_disk=postgres_disk,
     )
     begin = time.perf_counter()
 

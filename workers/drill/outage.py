@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import time
+from contextlib import suppress
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from workers.drill.place import Place
 from workers.drill.report import Finding, finding
 from workers.drill.settings import Commands
 
-__all__ = ["killed_in_the_night"]
+__all__ = ["killed_in_the_night", "started_again"]
 
 _KILLS = 3
 _MOST_NIGHTS = 4
@@ -52,6 +53,13 @@ def _one_night(night: Night, commands: Commands, rng: np.random.Generator, wante
         kills += 1
     night.finish()
     return kills
+
+
+def started_again(commands: Commands) -> None:
+    """Start a server that may have ended by itself."""
+    with suppress(ConfigurationError):
+        _run(commands.kill)
+    _run(commands.start)
 
 
 def _run(command: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workers.simulate.settings import DEMO, TINY, SimulatedSurvey
 
-__all__ = ["SIZES", "WARM_FRAME", "WARM_SURVEY", "Commands", "DrillSettings"]
+__all__ = ["NO_COMMANDS", "SIZES", "WARM_FRAME", "WARM_SURVEY", "Commands", "DrillSettings"]
 
 WARM_SURVEY, WARM_FRAME = "SKYDELTA_DRILL_SURVEY", "SKYDELTA_DRILL_FRAME"
 """Environment variables: the survey's folder and the raw frame that the fork server warms up with."""
@@ -33,7 +33,7 @@ SIZES = {
     "quick": _at_border(_SMALL, 4),
     "tiny": _at_border(TINY, 8),
     "demo": _at_border(DEMO, 12),
-    "long": _at_border(_SMALL, 70),
+    "long": _at_border(replace(_SMALL, sky=replace(_SMALL.sky, stars=45.0)), 70),
 }
 """Surveys by the names that the command line takes; `long` is a night in which a hundred workers can die."""
 
@@ -48,6 +48,9 @@ class Commands:
     def __bool__(self) -> bool:
         """Whether both are given."""
         return bool(self.kill and self.start)
+
+
+NO_COMMANDS = Commands()
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,7 @@ class DrillSettings:
     """Of PostgreSQL."""
     small_disk: Path | None = None
     """A folder on a small file system that may be filled; None: a tmpfs is mounted, which needs root."""
+    broker_disk: Path | None = None
+    """A folder on the small file system that holds the Kafka broker's log, which may be filled."""
+    server_disk: Path | None = None
+    """The same of PostgreSQL."""
