@@ -66,23 +66,42 @@ def run(
 ) -> RunReport:
     """Run `worker` as a member of `group` until `stop` is set, or nothing came for `idle_exit` seconds.
 
-    A stop lets the message in work end, and commits what is done. `batch` is the most messages of a transaction;
-    `attempts` is the journal, which is closed at the end; `on_step` is called with the number of each step and
-    ``before``, or ``after`` where the step raised nothing. Raises DeliveryError where messages were lost by
-    retention or this worker is fenced again and again, ExpiredError where its group declared it dead,
-    ConfigurationError where a topic does not exist; nothing of the batch in work is then committed.
+    A bus that is away at the start is waited for, as later. A stop lets the message in work end, and commits what is
+    done. `batch` is the most messages of a transaction; `attempts` is the journal, which is closed at the end;
+    `on_step` is called with the number of each step and ``before``, or ``after`` where the step raised nothing.
+    Raises DeliveryError where messages were lost by retention or this worker is fenced again and again, ExpiredError
+    where its group declared it dead, ConfigurationError where a topic does not exist; nothing of the batch in work is
+    then committed.
     """
+    stop, retry, report = stop or threading.Event(), retry or Retry(), RunReport()
     with ExitStack() as closing:
         if attempts is not None:
             closing.callback(attempts.close)
-        session = bus.session(group, worker.inputs)
-        closing.callback(session.close)
-        loop = _Loop(
-            worker, session, group, dead_letters, stop or threading.Event(), retry or Retry(), attempts, on_step
-        )
-        loop.run(batch, idle_exit)
-    _log.info("%s stopped", worker.name, extra=fields(group=group, **vars(loop.report)))
-    return loop.report
+        session = _joined(worker, bus, group, stop, retry, report)
+        if session is not None:
+            closing.callback(session.close)
+            loop = _Loop(worker, session, group, dead_letters, stop, retry, attempts, on_step, report)
+            loop.run(batch, idle_exit)
+    _log.info("%s stopped", worker.name, extra=fields(group=group, **vars(report)))
+    return report
+
+
+def _joined(
+    worker: Worker, bus: Bus, group: str, stop: threading.Event, retry: Retry, report: RunReport
+) -> Session | None:
+    """Join the group, with pauses for as long as the bus is away; None where `stop` came first."""
+    pause = retry.pause
+    while not stop.is_set():
+        try:
+            return bus.session(group, worker.inputs)
+        except TransientError as error:
+            _log.warning("%s pauses %.1f s before it joins: %s", worker.name, pause, error)
+        report.pauses += 1
+        begin = time.monotonic()
+        stop.wait(pause)
+        report.seconds["pause"] += time.monotonic() - begin
+        pause = min(2.0 * pause, retry.longest_pause)
+    return None
 
 
 @dataclass
@@ -249,6 +268,17 @@ class _Loop:
         self.single = max(0, self.single - len(batch.consumed))
         if self.attempts is not None:
             self.attempts.committed(self.group, batch.consumed)
+        self._tell(batch.consumed)
+
+    def _tell(self, consumed: Sequence[Message]) -> None:
+        """Tell the worker what is committed; that is done, whatever comes of telling."""
+
+        def tell() -> Sequence[Outgoing]:
+            self.worker.committed(consumed)
+            return ()
+
+        if isinstance(error := _caught(tell), Exception):
+            _log.warning("%s took no note of a commit: %s", self.worker.name, error)
 
     def _pause(self, error: TransientError) -> float:
         """Plan a pause, twice as long as the last, and return its end; nothing is dropped, the order stays."""

@@ -34,6 +34,12 @@ class Worker(Protocol):
         `failure` is "stage: type of the error: its text".
         """
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        """Take note that the bus has `messages` and what they led to for certain: they never come again.
+
+        A death right before it leaves this uncalled; what it raises is logged and changes nothing.
+        """
+
     def flush(self) -> None:
         """Make durable what `process` and `failed` wrote elsewhere since the last call.
 

@@ -32,6 +32,8 @@ __all__ = [
     "open_topics",
 ]
 
+_SHORTEST_IDLE = 30.0  # s
+
 
 def open_bus(survey: Survey) -> Bus:
     """Return the bus of the survey with its topics created; raises UnreachableError or ConfigurationError."""
@@ -69,7 +71,11 @@ def database_name(survey: Survey, prefix: str = "") -> str:
 
 
 def open_database(survey: Survey, prefix: str = "") -> Database:
-    """Return the DIA database of the survey; raises UnreachableError or ConfigurationError."""
+    """Return the DIA database of the survey; raises UnreachableError or ConfigurationError.
+
+    PostgreSQL ends a transaction whose worker sends nothing for twice the bus's session time-out, and for 30 s at
+    least: a worker may compute so long between two questions.
+    """
     config = survey.config.database
     if config.kind == "sqlite":
         from workers.database.sqlite import SqliteDatabase
@@ -81,7 +87,8 @@ def open_database(survey: Survey, prefix: str = "") -> Database:
         )
     from workers.database.postgres import PostgresDatabase
 
-    idle = 2.0 * survey.config.bus.session_timeout_s  # a zombie's locks end soon after its place in the group does
+    # A zombie's locks end soon after its place in the group does.
+    idle = max(_SHORTEST_IDLE, 2.0 * survey.config.bus.session_timeout_s)
     return PostgresDatabase(config.url, _namespace(config.namespace, prefix), idle_timeout=idle)
 
 

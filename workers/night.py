@@ -7,12 +7,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
-from schemas.errors import ConfigurationError, TransientError
+from schemas.errors import ConfigurationError, SkydeltaError, TransientError
 from stream.bus import Bus
-from stream.retry import RunReport
+from stream.retry import Retry, RunReport
 from stream.runner import Worker, run
 from stream.topics import Topics
 from workers.clock import mjd_tai_now
@@ -39,6 +40,9 @@ ALL = ("isr+subtract+score", "associate", "archive")
 """The roles that `skydelta run all` starts."""
 
 _WATCH = 0.5  # s between looks at what waits
+_PAUSES = Retry()
+"""How patiently a worker is opened, and its watch."""
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -113,11 +117,15 @@ def group_of(stages: str) -> str:
 
 
 def run_role(survey: Survey, role: Role, stop: threading.Event) -> RunReport:
-    """Run one worker in this process until `stop`, or until it has drained its inputs."""
-    bus = open_bus(survey)
+    """Run one worker in this process until `stop`, or until it has drained its inputs.
+
+    A bus, database or store that is away at the start is waited for: a worker started again must not end for it.
+    """
+    opened = _patiently(lambda: _open(survey, role), stop, role.stages)
+    if opened is None:
+        return RunReport()
+    bus, topics, group, worker = opened
     try:
-        topics = open_topics(survey, bus, role.prefix)
-        group, worker = open_worker(survey, role, topics)
         with _watched(survey, role, stop):
             return run(
                 worker,
@@ -130,6 +138,30 @@ def run_role(survey: Survey, role: Role, stop: threading.Event) -> RunReport:
             )
     finally:
         bus.close()
+
+
+def _open(survey: Survey, role: Role) -> tuple[Bus, Topics, str, Worker]:
+    """Open what a role works with: all of it, or nothing."""
+    with ExitStack() as closing:
+        bus = open_bus(survey)
+        closing.callback(bus.close)
+        topics = open_topics(survey, bus, role.prefix)
+        group, worker = open_worker(survey, role, topics)
+        closing.pop_all()
+    return bus, topics, group, worker
+
+
+def _patiently(call: Callable[[], _T], stop: threading.Event, name: str) -> _T | None:
+    """Return what `call` returns, tried again after growing pauses while it can't be had; None once `stop` is set."""
+    pause = _PAUSES.pause
+    while not stop.is_set():
+        try:
+            return call()
+        except TransientError as error:
+            _log.warning("%s can't start yet, and tries again in %.1f s: %s", name, pause, error)
+        stop.wait(pause)
+        pause = min(2.0 * pause, _PAUSES.longest_pause)
+    return None
 
 
 @contextmanager
@@ -148,25 +180,55 @@ def _watched(survey: Survey, role: Role, stop: threading.Event) -> Iterator[None
 
 
 def _watch(survey: Survey, role: Role, stop: threading.Event) -> None:
-    """Runs in a thread of its own, so with connections of its own."""
-    bus = open_bus(survey)
-    try:
-        topics = open_topics(survey, bus, role.prefix)
-        ticker = Ticker(survey, bus, topics, open_database(survey, role.prefix))
+    """Look until `stop`; whatever goes wrong is looked past, after growing pauses.
 
-        def idle() -> bool:
-            return waiting(bus, topics, role) == 0
-
-        while not stop.wait(_WATCH):
+    It runs in a thread of its own, so with connections of its own. After an error that will not pass by itself they
+    are opened anew: an operator may have mended it.
+    """
+    look: Callable[[], None] | None = None
+    pause = _WATCH
+    with ExitStack() as connections:
+        connections.callback(_tell_end, role, stop)
+        closing = connections.enter_context(ExitStack())
+        while not stop.wait(pause):
             try:
-                if role.stages == "associate":
-                    ticker.look(idle, drain=role.drain)
-                if role.drain and finished(ticker, idle, role):
-                    stop.set()
-            except TransientError as error:  # the worker itself sees it too, and waits
-                _log.warning("the watch looks again later: %s", error)
-    finally:
-        bus.close()
+                if look is None:
+                    closing.close()
+                    look = _open_look(survey, role, stop, closing)
+                look()
+                pause = _WATCH
+            except SkydeltaError as error:  # the worker itself sees it too, and waits
+                if not isinstance(error, TransientError):
+                    look = None
+                pause = min(2.0 * pause, _PAUSES.longest_pause)
+                _log.warning("the watch of %s looks again in %.1f s: %s", role.stages, pause, error)
+
+
+def _tell_end(role: Role, stop: threading.Event) -> None:
+    """Say so where the watch ends though nobody asked it to, by a bug: no visit is closed by a tick then."""
+    if not stop.is_set():
+        _log.critical("the watch of %s ended by itself: start the worker again", role.stages)
+
+
+def _open_look(survey: Survey, role: Role, stop: threading.Event, closing: ExitStack) -> Callable[[], None]:
+    """Return what looks once; `closing` is given the connections that it opens."""
+    bus = open_bus(survey)
+    closing.callback(bus.close)
+    topics = open_topics(survey, bus, role.prefix)
+    database = open_database(survey, role.prefix)
+    closing.callback(database.close)
+    ticker = Ticker(survey, bus, topics, database)
+
+    def idle() -> bool:
+        return waiting(bus, topics, role) == 0
+
+    def look() -> None:
+        if role.stages == "associate":
+            ticker.look(idle, drain=role.drain)
+        if role.drain and finished(ticker, idle, role):
+            stop.set()
+
+    return look
 
 
 def finished(ticker: Ticker, idle: Callable[[], bool], role: Role) -> bool:

@@ -57,7 +57,7 @@ def prepare(survey: Survey, bus: Bus, night: int, prefix: str) -> tuple[Topics, 
     if begin is None:
         raise DataError(f"the bus holds no exposures of night {night}; ingest them from the archive first")
     source = open_database(survey)
-    source.copy_before(begin - 0.5, target)
+    source.copy_before(begin, target)  # all that was observed before, however lately
     target.close()
     source.close()
     return open_topics(survey, bus, prefix), _with_exposures(bus, live, night, line)

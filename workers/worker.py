@@ -91,6 +91,9 @@ class PixelWorker:
         outgoing.append(self._outgoing(item, self.stages[-1].name))
         return outgoing
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        """Do nothing: nothing is remembered here."""
+
     def flush(self) -> None:
         """Do nothing: blobs are durable when they are put."""
 

@@ -11,8 +11,9 @@ from confluent_kafka import Consumer
 
 from stream.bus import Message, Outgoing
 from stream.bus.kafka_cluster import Cluster, GroupProtocol
-from stream.bus.kafka_log import read_span, settled_spans, visible_positions
+from stream.bus.kafka_log import read_span, settled_spans
 from stream.bus.kafka_membership import group_settings
+from stream.bus.kafka_positions import Positions
 from stream.bus.kafka_session import KafkaSession
 from stream.bus.kafka_topics import ensure_topics
 from stream.bus.kafka_transaction import Transactions
@@ -56,6 +57,7 @@ class KafkaBus:
         self._replication = replication
         self._group_settings = group_settings(session_timeout, group_protocol, properties)
         self._transactions = Transactions(self._cluster, f"skydelta.publish.{uuid.uuid4().hex}")
+        self._positions = Positions(self._cluster)
         self._sessions: list[KafkaSession] = []
 
     def ensure(self, topics: Mapping[str, int]) -> None:
@@ -95,22 +97,24 @@ class KafkaBus:
         """
         counts = self._cluster.require(topics)
         places = [(topic, each) for topic, partitions in counts.items() for each in range(partitions)]
-        lags = {}
-        positions = visible_positions(self._cluster, group, places)
-        spans = settled_spans(self._cluster, places)
-        with self._reader() as reader:
-            for place, (low, end) in spans.items():
-                start = max(low, positions[place] or 0)
-                lags[place] = end - start
-                if lags[place] <= _COUNTED:
-                    lags[place] = sum(1 for _ in read_span(self._cluster, reader, place, start, end))
+        positions = self._positions.of(group, places)
+        left = {
+            place: (max(low, positions[place] or 0), end)
+            for place, (low, end) in settled_spans(self._cluster, places).items()
+        }
+        lags = {place: max(0, end - start) for place, (start, end) in left.items()}
+        if few := [place for place, lag in lags.items() if 0 < lag <= _COUNTED]:
+            with self._reader() as reader:
+                for place in few:
+                    lags[place] = sum(1 for _ in read_span(self._cluster, reader, place, *left[place]))
         return lags
 
     def close(self) -> None:
-        """Close every session and the producer; closing twice is allowed."""
+        """Close every session and client; closing twice is allowed."""
         while self._sessions:
             self._sessions.pop().close()
         self._transactions.close()
+        self._positions.close()
 
     @contextmanager
     def _reader(self) -> Iterator[Consumer]:

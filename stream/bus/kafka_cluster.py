@@ -110,11 +110,21 @@ class Cluster:
         settings = {"enable.partition.eof": True, "fetch.wait.max.ms": 20}
         return self._consumer(_PRODUCER_ONLY | _MEMBER_ONLY, "skydelta.read", settings)
 
-    def _consumer(self, foreign: frozenset[str], group: str, settings: Mapping[str, Any]) -> Consumer:
-        """Return a consumer of committed messages that resets no position by itself."""
+    def watcher(self, group: str, *, stable: bool) -> Consumer:
+        """Return a consumer that asks for the positions of `group`, which it must not join.
+
+        `stable`: its answers wait for the end of transactions in flight.
+        """
+        isolation = "read_committed" if stable else "read_uncommitted"
+        return self._consumer(_PRODUCER_ONLY | _MEMBER_ONLY, group, {}, isolation)
+
+    def _consumer(
+        self, foreign: frozenset[str], group: str, settings: Mapping[str, Any], isolation: str = "read_committed"
+    ) -> Consumer:
+        """Return a consumer that resets no position by itself, of committed messages where not told otherwise."""
         fixed = {
             "group.id": group,
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -21,7 +20,17 @@ from schemas.errors import PositionLostError
 from stream.bus import Message
 from stream.bus.kafka_cluster import Cluster, error_of, wait
 
-__all__ = ["Place", "lost", "message_of", "read_span", "settled_spans", "spans", "start_positions", "visible_positions"]
+__all__ = [
+    "SETTLING",
+    "Place",
+    "lost",
+    "message_of",
+    "positions_of",
+    "read_span",
+    "settled_spans",
+    "spans",
+    "start_positions",
+]
 
 Place = tuple[str, int]
 """Topic and partition."""
@@ -37,7 +46,7 @@ _LED_ANEW = frozenset(  # the partition's leader died, or came back
         KafkaError.LEADER_NOT_AVAILABLE,
     }
 )
-_SETTLING = 1.0  # s; that a transaction takes from the answer to its commit until everybody sees it
+SETTLING = 1.0  # s; that a transaction takes from the answer to its commit until everybody sees it
 
 
 def message_of(raw: KafkaMessage) -> Message:
@@ -73,7 +82,7 @@ def settled_spans(cluster: Cluster, places: Sequence[Place]) -> dict[Place, tupl
     """
     asked = [TopicPartition(*place) for place in places]
     written = _offsets(cluster, asked, _LAST, IsolationLevel.READ_UNCOMMITTED)
-    deadline = time.monotonic() + _SETTLING
+    deadline = time.monotonic() + SETTLING
     while True:
         found = spans(cluster, places)
         if all(end >= written[place] for place, (_, end) in found.items()) or time.monotonic() > deadline:
@@ -106,7 +115,7 @@ def _committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[
     asked = [TopicPartition(*place) for place in places]
     try:
         answered = consumer.committed(asked, timeout=cluster.patience) if asked else []
-        return _positions(answered)
+        return positions_of(answered)
     except KafkaException as exception:
         doing = "asking for the group's positions"
         if not cluster.in_trouble():
@@ -114,25 +123,8 @@ def _committed_positions(cluster: Cluster, consumer: Consumer, places: Iterable[
         raise cluster.failure(doing, exception) from exception
 
 
-def visible_positions(cluster: Cluster, group: str, places: Iterable[Place]) -> dict[Place, int | None]:
-    """Return where `group` stands at each of `places`, None where nowhere.
-
-    Waits a second at most for transactions in flight; then their positions don't count yet. Raises UnreachableError.
-    """
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
-    admin = cluster.admin()
-    try:
-        answers = admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=_SETTLING)
-        return _positions(answers[group].result().topic_partitions)
-    except KafkaException:
-        answers = admin.list_consumer_group_offsets([asked], request_timeout=cluster.patience)
-    try:
-        return _positions(answers[group].result().topic_partitions)
-    except KafkaException as exception:
-        raise cluster.failure(f"asking for the positions of group {group!r}", exception) from exception
-
-
-def _positions(answered: Iterable[TopicPartition]) -> dict[Place, int | None]:
+def positions_of(answered: Iterable[TopicPartition]) -> dict[Place, int | None]:
+    """Return the group's positions that a broker answered, None for nowhere; raises the KafkaException of one."""
     positions = {}
     for each in answered:
         if each.error is not None:

@@ -32,15 +32,20 @@ class Model:
 
     def applied(self, position):
         key = (position.group, position.topic, position.partition)
-        if position.offset >= self.next.get(key, 0):
-            return None
-        return self.outputs.get(key, {}).get(position.offset, [])
+        kept = self.outputs.get(key, {})
+        if position.offset in kept:
+            return kept[position.offset]
+        return None if position.offset >= self.next.get(key, 0) else []
 
     def remember(self, position, outputs):
         key = (position.group, position.topic, position.partition)
-        self.next[key] = position.offset + 1
-        kept = {**self.outputs.get(key, {}), **({position.offset: list(outputs)} if outputs else {})}
-        self.outputs[key] = {offset: value for offset, value in kept.items() if offset > position.offset - 256}
+        self.outputs.setdefault(key, {})[position.offset] = list(outputs)
+
+    def settle(self, position):
+        key = (position.group, position.topic, position.partition)
+        self.next[key] = max(self.next.get(key, 0), position.offset + 1)
+        kept = self.outputs.get(key, {})
+        self.outputs[key] = {offset: value for offset, value in kept.items() if offset > position.offset}
 
     def announce(self, announcement, expected, closing):
         visit, detector = announcement.visit, announcement.detector
@@ -89,11 +94,11 @@ class Model:
             self.ranks[key] = self.rank
             self.rows[key] = replace(self.rows[key], late=late)
 
-    def deliver(self, visit, detector, sha256, message):
+    def deliver(self, visit, detector, sha256, message, *, instead=False):
         known = self.rows.get((visit, detector))
         if known is not None and known.outcome != "missing" and (known.outcome, known.sha256) != ("open", sha256):
             return False
-        if (visit, detector, sha256) in self.kept:
+        if (visit, detector, sha256) in self.kept and not instead:
             return False
         self.kept[(visit, detector, sha256)] = message
         return True
@@ -105,6 +110,11 @@ class Model:
     def head(self, tile):
         waiting = [(rank, key) for key, rank in self.ranks.items() if tile in self.rows[key].tiles]
         return self.rows[min(waiting)[1]] if waiting else None
+
+    def heads(self):
+        first = {min((rank, key) for key, rank in self.ranks.items() if tile in self.rows[key].tiles)[1]
+                 for _, tiles in ((key, self.rows[key].tiles) for key in self.ranks) for tile in tiles}  # fmt: skip
+        return [row for key, row in self.rows.items() if key in first]
 
     def finish(self, visit, detector, outcome, alerts, processed):
         key = (visit, detector)

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psycopg
 import pytest
 
-from schemas.errors import UnreachableError
-from tests.database.servers import Wire, refused
+from schemas.errors import ConfigurationError, UnreachableError
+from tests.database.servers import Schemas, Wire, refused
+from tests.stream.copied_night import Night, Relay, numbers
 from workers.database import Position, StoredOutput
 from workers.database.conformance import make_announcement, make_exposure, make_object, make_sources
 from workers.database.postgres import PostgresDatabase
@@ -210,6 +213,111 @@ except UnreachableError:
     process.communicate("go on\n")
     assert process.returncode == 4
     assert database.announcements() == []
+    database.close()
+
+
+@dataclass
+class Refusing:
+    """A schema of a user whom the server takes what it gave."""
+
+    postgres: Schemas
+    schema: str
+    user: str
+
+    @property
+    def url(self) -> str:
+        return self.postgres.url.replace("postgres@", f"{self.user}@")
+
+    def change(self, what: str) -> None:
+        self.postgres.ask(what.format(schema=self.schema, user=self.user))
+
+
+@pytest.fixture
+def refusing(postgres, tmp_path) -> Iterator[Refusing]:
+    schema = postgres.name(tmp_path / "dia")
+    made = Refusing(postgres, schema, f"{postgres.prefix}_user")
+    made.change("CREATE ROLE {user} LOGIN; CREATE SCHEMA {schema} AUTHORIZATION {user}")
+    yield made
+    made.change("DROP OWNED BY {user} CASCADE; DROP ROLE {user}")
+
+
+LOGIN = "ALTER ROLE {user} RENAME TO {user}2", "ALTER ROLE {user}2 RENAME TO {user}"
+REFUSALS = {
+    "login": (*LOGIN, 'refuses .*"test_.*_user" does not exist; check user'),
+    "right to the schema": (
+        "ALTER SCHEMA {schema} OWNER TO postgres; REVOKE ALL ON SCHEMA {schema} FROM {user}",
+        "ALTER SCHEMA {schema} OWNER TO {user}",
+        "refuses: .*were its tables changed",
+    ),
+    "right to a table": (
+        "ALTER TABLE {schema}.positions OWNER TO postgres",
+        "ALTER TABLE {schema}.positions OWNER TO {user}",
+        "permission denied",
+    ),
+    "a table": (
+        "ALTER TABLE {schema}.positions RENAME TO away",
+        "ALTER TABLE {schema}.away RENAME TO positions",
+        'refuses: relation "positions" does not exist',
+    ),
+    "all tables": (
+        "ALTER SCHEMA {schema} RENAME TO {schema}2; CREATE SCHEMA {schema} AUTHORIZATION {user}",
+        "DROP SCHEMA {schema}; ALTER SCHEMA {schema}2 RENAME TO {schema}",
+        "(are gone: bring them back|refuses: relation .* does not exist)",
+    ),
+    "the layout": (
+        "UPDATE {schema}.meta SET value = 'other' || value WHERE name = 'layout'",
+        "UPDATE {schema}.meta SET value = substr(value, 6) WHERE name = 'layout'",
+        "another layout layout",
+    ),
+}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("lost", [True, False], ids=["new-session", "same-session"])
+@pytest.mark.parametrize("what", REFUSALS)
+def test_what_is_refused_after_it_worked_may_pass(refusing, what, lost):
+    """The error says what is refused; one who comes first hears that the configuration is wrong."""
+    take, give, text = REFUSALS[what]
+    database = PostgresDatabase(refusing.url, refusing.schema)
+    with database.transaction([5]):
+        write(database)
+    refusing.change(take)
+    if lost:
+        database.connection.session.drop()
+    if lost or what not in ("login", "the layout"):  # these are looked at in a new session alone
+        for _ in range(3):
+            with refused(f"{text}.*; it worked before, so it is tried again"), database.transaction([5]):
+                database.applied(HERE)
+    if what in ("login", "right to the schema", "the layout"):
+        with pytest.raises(ConfigurationError, match=text):
+            PostgresDatabase(refusing.url, refusing.schema)
+    refusing.change(give)
+    with database.transaction([5]):
+        assert database.applied(HERE) == OUTPUTS
+    database.close()
+
+
+@pytest.mark.postgres
+def test_no_message_is_buried_for_a_refused_login(refusing, tmp_path):
+    """The runner pauses until the login is given again; the messages come all, in order."""
+    take, give, _ = REFUSALS["login"]
+    night, tries = Night(tmp_path), []
+    database = PostgresDatabase(refusing.url, refusing.schema)
+
+    def work(message):
+        if message.value == b"3":
+            tries.append(message)
+            if len(tries) == 1:
+                refusing.change(take)
+                database.connection.session.drop()
+            if len(tries) == 5:
+                refusing.change(give)
+        database.counts()
+
+    report = night.run(Relay(work))
+    assert night.values() == numbers(10)
+    assert (report.dead_letters, report.messages, len(tries)) == (0, 10, 5)
+    assert report.pauses > 0
     database.close()
 
 

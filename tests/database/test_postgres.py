@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from schemas.errors import ConfigurationError, DataError, UnreachableError
+from tests.associate.scored_night import survey_of
 from tests.database.servers import Wire
+from workers.connect import open_database
 from workers.database import LineState, Position, StoredOutput
 from workers.database.conformance import make_announcement, make_exposure, make_object, make_sources
 from workers.database.postgres import PostgresDatabase
+from workers.survey.config import SurveyConfig
 
 pytestmark = pytest.mark.postgres
 
@@ -73,7 +76,7 @@ def test_a_user_who_may_not_write_is_told_and_may_read(postgres, tmp_path):
         postgres.ask(f"GRANT USAGE ON SCHEMA {name} TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA {name} TO {role}")
         reader = PostgresDatabase(url, name)
         assert reader.open_visits() == []
-        with pytest.raises(ConfigurationError, match="permission denied"), reader.transaction():
+        with pytest.raises(UnreachableError, match="permission denied.*it worked before"), reader.transaction():
             reader.announce(make_announcement(1), [], 1)
         assert owner.announcements() == []
         reader.close()
@@ -89,6 +92,18 @@ def test_values_that_can_not_be_kept_are_an_error_of_their_data(postgres, tmp_pa
     with database.transaction():
         assert database.announce(make_announcement(1), [], 1) == "new"
     database.close()
+
+
+def test_a_short_session_timeout_does_not_end_a_transaction_that_computes(postgres, tmp_path):
+    survey = survey_of(tmp_path)
+    database = {"kind": "postgresql", "url": postgres.url, "namespace": postgres.name(tmp_path / "dia")}
+    values = survey.config.model_dump() | {"database": database, "bus": {"session_timeout_s": 0.1}}
+    opened = open_database(survey.model_copy(update={"config": SurveyConfig.model_validate(values)}))
+    with opened.transaction([5]):
+        assert opened.open_visits() == []
+        time.sleep(0.8)
+        assert opened.open_visits() == []
+    opened.close()
 
 
 def test_reading_leaves_no_transaction_open(postgres, tmp_path):

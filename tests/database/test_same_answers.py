@@ -26,7 +26,7 @@ class Script:
 
     def step(self) -> tuple[str, tuple[object, ...]]:
         names = ["announce"] * 4 + ["deliver"] * 4 + ["enqueue"] * 4 + ["finish"] * 3
-        names += ["close_visit", "reopen", "reopen", "keep_line_state", "remember", "applied"]
+        names += ["close_visit", "reopen", "reopen", "keep_line_state", "remember", "remember", "settle", "applied"]
         name = self.random.choice(names)
         return name, getattr(self, name)()
 
@@ -61,6 +61,9 @@ class Script:
         outputs = [StoredOutput("t", b"k", self.random.randbytes(9), n, {"h": b"v"}) for n in range(self.offset % 3)]
         return Position("g", "t", 0, self.offset), outputs
 
+    def settle(self):
+        return (Position("g", "t", 0, max(self.offset - self.random.choice([0, 1, 200]), 0)),)
+
     def applied(self):
         return (Position("g", "t", 0, max(self.offset - self.random.choice([-1, 0, 1, 200, 256]), 0)),)
 
@@ -71,6 +74,7 @@ def answers(database) -> list[object]:
     return [
         database.open_visits(),
         [database.head(tile) for tile in TILES],
+        sorted(database.heads(), key=lambda head: (head.visit, head.detector)),
         [(row, row.processedMjdTai if row.outcome == "alerts" else None) for row in database.announcements()],
         database.announcements(NIGHTS[0]),
         [database.announced(*key) for key in keys],
@@ -107,7 +111,7 @@ def test_calls_get_the_answers_of_the_model(seed, make, tmp_path):
     for one, other in zip(expected, found, strict=True):
         assert other == one
     calls = [told[0] for told in found if isinstance(told, tuple)]
-    assert len(set(calls)) == 9
+    assert len(set(calls)) == 10
     heads = [told[1] for told in found if isinstance(told, list)]
     assert sum(head is not None for tiles in heads for head in tiles) > 30  # the line was not empty all the time
     database.close()

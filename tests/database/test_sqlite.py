@@ -51,7 +51,7 @@ def test_a_file_of_the_first_layout_is_refused_and_left_alone(tmp_path):
         database.connection.execute(f"DROP TABLE {name}")
     database.connection.execute("UPDATE meta SET value = '1' WHERE name = 'layout'")
     database.close()
-    with pytest.raises(ConfigurationError, match=r"another layout layout \(1, here 2\); use the skydelta version"):
+    with pytest.raises(ConfigurationError, match=r"another layout layout \(1, here 3\); use the skydelta version"):
         SqliteDatabase(tmp_path / "dia.sqlite")
 
 

@@ -42,6 +42,9 @@ class Relay:
         self.failures.append(failure)
         return [Outgoing("out", message.key, b"failed " + message.value, message.timestamp)]
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        pass
+
     def flush(self) -> None:
         self.flushes += 1
 

@@ -40,6 +40,9 @@ class Relay:
     def failed(self, message: Message, failure: str) -> Sequence[Outgoing]:
         return []
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        pass
+
     def flush(self) -> None:
         pass
 

@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from schemas.errors import DataError
@@ -54,6 +54,9 @@ class Drinker:
         if message.value == b"burial":
             os.abort()
         return [Outgoing("out", message.key, b"failed " + message.value, message.timestamp)]
+
+    def committed(self, messages: Sequence[Message]) -> None:
+        pass
 
     def flush(self) -> None:
         pass

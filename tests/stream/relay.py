@@ -35,6 +35,9 @@ class Relay:
     def failed(self, message: Message, failure: str) -> list[Outgoing]:
         return [Outgoing("out", message.key, b"failed " + message.value, message.timestamp)]
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        pass
+
     def flush(self) -> None:
         pass
 

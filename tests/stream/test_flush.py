@@ -36,6 +36,9 @@ class Ledger(Relay):
         self.held.append(b"failed " + message.value)
         return super().failed(message, failure)
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        pass
+
     def flush(self) -> None:
         super().flush()
         held, self.held = self.held, []

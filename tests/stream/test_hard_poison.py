@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,9 @@ def test_harmless_work_whose_commit_died_is_not_counted(survey: Survey) -> None:
         def failed(self, one: Message, failure: str) -> list[Outgoing]:
             return []
 
+        def committed(self, messages: Sequence[Message]) -> None:
+            pass
+
         def flush(self) -> None:
             if left.pop():
                 raise Crash
@@ -149,6 +153,9 @@ def test_a_journal_out_of_reach_pauses_the_worker(survey: Survey) -> None:
 
         def failed(self, one: Message, failure: str) -> list[Outgoing]:
             return []
+
+        def committed(self, messages: Sequence[Message]) -> None:
+            pass
 
         def flush(self) -> None:
             pass

@@ -209,6 +209,49 @@ def test_troubles_of_the_bus_pass(
     assert ("joins again: taken" in caplog.text) == fenced
 
 
+def _joining(night: Night, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> None:
+    """Let the bus raise these errors, one at each try to join the group."""
+    join, left = night.bus.session, list(errors)
+
+    def flaky(group: str, topics: Sequence[str]) -> EmbeddedSession:
+        if left:
+            raise left.pop(0)
+        return join(group, topics)
+
+    monkeypatch.setattr(night.bus, "session", flaky)
+
+
+def test_a_bus_that_is_away_at_the_start_is_waited_for(
+    night: Night, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _joining(night, monkeypatch, *[UnreachableError("no broker answers")] * 3)
+    report = night.run(Relay())
+    assert night.values() == numbers(10)
+    assert (report.pauses, report.messages) == (3, 10)
+    assert report.seconds["pause"] >= 0.8 * (0.01 + 0.02 + 0.02)
+    assert caplog.text.count("relay pauses 0.0 s before it joins: no broker answers") == 3
+
+
+def test_a_stop_ends_the_wait_for_the_bus(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    _joining(night, monkeypatch, *[UnreachableError("away")] * 1000)
+    stop = threading.Event()
+    timer = threading.Timer(0.2, stop.set)
+    timer.start()
+    report = night.run(Relay(), stop=stop, idle_exit=None, retry=Retry(pause=60.0))
+    timer.join()
+    assert (report.messages, report.pauses) == (0, 1)
+    assert report.seconds["pause"] < 10
+    assert night.lag() == 10
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("no such topic"), FencedError("taken")])
+def test_other_errors_at_the_start_are_raised(night: Night, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    _joining(night, monkeypatch, error)
+    with pytest.raises(type(error), match=str(error)):
+        night.run(Relay())
+    assert night.lag() == 10
+
+
 @pytest.mark.parametrize("call", ["poll", "commit", "rewind", "keep_alive"])
 def test_a_worker_declared_dead_ends_at_once(night: Night, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def expired(self: EmbeddedSession, *args: Any) -> None:

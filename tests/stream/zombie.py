@@ -45,6 +45,9 @@ class Copier:
     def failed(self, message: Message, failure: str) -> Sequence[Outgoing]:
         return []
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        pass
+
     def flush(self) -> None:
         pass
 

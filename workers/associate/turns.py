@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import ConflictError
+from stream import codec
 from workers.associate.line import Rules, closing_visits, next_tick
 from workers.database import Announcement, DiaDatabase, OpenVisit
 from workers.items import info_of
@@ -70,7 +71,10 @@ class Turns:
         return moved + self._close(night, [visit for visit in waiting if visit.night == night], watermark)
 
     def deliver(self, record: dict[str, Any], value: bytes) -> list[Key]:
-        """Keep a scored message until its turn, and return its exposure, whose turn it may be."""
+        """Keep a scored message until its turn, and return its exposure and the first ones of its tiles.
+
+        It may be the turn of its own; and of one of those where the message that should have brought it failed.
+        """
         info = info_of(record)
         key = (info.visit, info.detector)
         known = self.database.announced(*key)
@@ -79,8 +83,8 @@ class Turns:
         if known is not None and mended and known.sha256 == info.sha256:
             self.database.reopen(*key)  # a dead letter was retried with success: its turn is now, after later ones
             self._enqueue([key], late=True)
-        self.database.deliver(*key, info.sha256, value)
-        return [key]
+        self.database.deliver(*key, info.sha256, value, instead=record["outcome"] != "failed" and self._failed(key))
+        return [key] if known is None else list(dict.fromkeys([key, *self.behind(known)]))
 
     def ready(self, key: Key) -> tuple[Announcement, bytes] | None:
         """Return an exposure and its scored message if it is its turn: no open one before it shares a sky tile."""
@@ -93,9 +97,20 @@ class Turns:
             return None
         return exposure, value
 
+    def firsts(self) -> list[Key]:
+        """Return every exposure that is the first on one of its tiles: some may have missed their turn."""
+        heads = self.database.heads()
+        self._hold({tile for head in heads for tile in head.tiles})
+        return [(head.visit, head.detector) for head in heads]
+
     def behind(self, exposure: Announcement) -> list[Key]:
-        """Return the exposures that are now the first ones on the sky tiles of `exposure`, which has ended."""
+        """Return the exposures that are the first ones on the sky tiles of `exposure`."""
         return [key for tile in exposure.tiles if (key := self._first(tile)) is not None]
+
+    def _failed(self, key: Key) -> bool:
+        """Whether what is kept for an exposure is a failure: a retry that went well, before its turn, replaces it."""
+        kept = self.database.delivered(*key)
+        return kept is not None and codec.decode(kept).record["outcome"] == "failed"
 
     def _first(self, tile: int) -> Key | None:
         head = self.database.head(tile)

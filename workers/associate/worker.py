@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from schemas.errors import DataError, SchemaError
@@ -23,6 +25,12 @@ from workers.worker import INPUTS
 __all__ = ["GROUP", "AssociateWorker", "rules_of"]
 
 GROUP = "associate"
+
+_MOST_BYTES = 64 * 2**20
+"""Of the outputs of one message; the exposure that passes it is the last."""
+
+_BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What nobody foresaw costs its own exposure: not the message that brought its turn, nor those behind it."""
 
 
 def rules_of(survey: Survey) -> Rules:
@@ -56,7 +64,7 @@ class AssociateWorker:
 
     def process(self, message: Message) -> list[Outgoing]:
         """Apply one message and return the outputs of every exposure that came to its turn by it."""
-        position = Position(self.group, message.topic, message.partition, message.offset)
+        position = self._position(message)
         held: frozenset[int] = frozenset()
         while True:
             try:
@@ -66,12 +74,35 @@ class AssociateWorker:
             else:
                 return [Outgoing(o.topic, o.key, o.value, o.timestamp, o.headers) for o in outputs]
 
+    def committed(self, messages: Sequence[Message]) -> None:
+        """Forget the outputs of messages that the bus has committed."""
+        last = {(message.topic, message.partition): message for message in messages}
+        with self.database.transaction():
+            for message in last.values():
+                self.database.settle(self._position(message))
+
     def flush(self) -> None:
         """Do nothing: each message's transaction is durable when `process` returns."""
 
     def failed(self, message: Message, failure: str) -> list[Outgoing]:
-        """Return nothing: the dead letter is the outcome here."""
+        """End the exposure of a scored message that can't be processed as ``failed``; its letter is all that goes out.
+
+        What killed the worker, or what nobody foresaw, must not hold up those behind it in the line.
+        """
+        with suppress(SchemaError):
+            decoded = codec.decode(message.value)
+            if decoded.family == "scored":
+                self._give_up((decoded.record["visit"], decoded.record["detector"]))
         return []
+
+    def _give_up(self, key: Key) -> None:
+        exposure = self.database.announced(*key)
+        if exposure is not None and exposure.outcome == "open":
+            with self.database.transaction(exposure.tiles):
+                self.database.finish(*key, "failed", 0, self.clock())
+
+    def _position(self, message: Message) -> Position:
+        return Position(self.group, message.topic, message.partition, message.offset, message.timestamp)
 
     def _transact(self, position: Position, message: Message, held: frozenset[int]) -> list[StoredOutput]:
         with self.database.transaction(held):
@@ -86,7 +117,7 @@ class AssociateWorker:
         if decoded.family == "visit":
             moved = turns.announce(decoded.record, message.timestamp)
         elif decoded.family == "tick":
-            moved = turns.pass_time(decoded.record["night"], decoded.record["timestamp"])
+            moved = turns.pass_time(decoded.record["night"], decoded.record["timestamp"]) + turns.firsts()
         elif decoded.family == "scored":
             moved = turns.deliver(decoded.record, message.value)
         else:
@@ -94,13 +125,18 @@ class AssociateWorker:
         return self._associate_ready(moved, message, turns)
 
     def _associate_ready(self, candidates: Sequence[Key], message: Message, turns: Turns) -> list[StoredOutput]:
-        """Associate those of `candidates` whose turn it is, and those behind them whose turn it becomes by that."""
+        """Associate those of `candidates` whose turn it is, and those behind them whose turn it becomes by that.
+
+        A transaction can't take without end: those left are found by the next message of their tiles, or by a tick.
+        """
         outputs: list[StoredOutput] = []
-        queue = deque(candidates)
-        while queue:
+        queue, size = deque(candidates), 0
+        while queue and size < _MOST_BYTES:
             ready = turns.ready(queue.popleft())
             if ready is not None:
-                outputs += self._finish(*ready, message)
+                done = self._finish(*ready, message)
+                outputs += done
+                size += sum(len(output.value) for output in done)
                 queue += turns.behind(ready[0])
         return outputs
 
@@ -109,8 +145,9 @@ class AssociateWorker:
         work = ExposureAssociation(self.survey, self.topics, self.blobs, self.database, self.clock)
         try:
             done = work.run(value, late=exposure.late)
-        except DataError as error:
-            failure = Failure(self.name, type(error).__name__, str(error), 1)
+        except (DataError, *_BUGS) as error:
+            trace = None if isinstance(error, DataError) else "".join(traceback.format_exception(error))
+            failure = Failure(self.name, type(error).__name__, str(error) or repr(error), 1, trace)
             letter = self.dead_letters.write(self._kept(exposure, value, message), failure)
             output = StoredOutput(letter.topic, letter.key, letter.value, letter.timestamp)
             done = Ended("failed", 0, [output], self.clock())

@@ -76,6 +76,8 @@ class Position:
     topic: str
     partition: int
     offset: int
+    timestamp: int = 0
+    """Of the message, milliseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,18 @@ class Positions(Protocol):
         """Return the remembered outputs of a message applied before, or None for a new one.
 
         Until the transaction ends, no other one gets an answer for the same group, topic and partition: a zombie and
-        its successor can't both apply a message. Outputs of messages long past (256 offsets) are forgotten: [].
+        its successor can't both apply a message. A message that was settled gives []; DeliveryError where it is newer
+        than all that were applied, and so the first of a topic that was made anew.
         """
 
     def remember(self, position: Position, outputs: Sequence[StoredOutput]) -> None:
-        """Mark a message as applied, with its outputs, and drop outputs that the bus has had long since."""
+        """Mark a message as applied, with its outputs."""
+
+    def settle(self, position: Position) -> None:
+        """Mark all messages of the partition up to this one as done for good: the bus has committed them.
+
+        Their outputs are dropped. A message before it that was never applied counts as done too.
+        """
 
 
 class Visits(Protocol):
@@ -206,10 +215,11 @@ class Line(Visits, Protocol):
     def enqueue(self, visit: int, detector: int, late: bool) -> None:
         """Give an open exposure the next rank, on each of its tiles; nothing where it has a place already."""
 
-    def deliver(self, visit: int, detector: int, sha256: str, message: bytes) -> bool:
+    def deliver(self, visit: int, detector: int, sha256: str, message: bytes, *, instead: bool = False) -> bool:
         """Keep the scored message until its turn, also before it is announced (or while it counts as missing).
 
-        False where it is kept already, was announced with another sha256, or is not open any more.
+        With `instead` it takes the place of one that is kept. False where one is kept and stays, or where the exposure
+        was announced with another sha256 or is not open any more.
         """
 
     def delivered(self, visit: int, detector: int) -> bytes | None:
@@ -217,6 +227,9 @@ class Line(Visits, Protocol):
 
     def head(self, tile: int) -> Announcement | None:
         """Return the open exposure of lowest rank on this tile."""
+
+    def heads(self) -> list[Announcement]:
+        """Return the open exposures that are the first on one of their tiles at least, in order of announcement."""
 
     def finish(self, visit: int, detector: int, outcome: str, alerts: int, processedMjdTai: float) -> None:
         """Write how an exposure ended, take it out of the line and drop its kept messages."""

@@ -10,12 +10,12 @@ from workers.database.rows import fingerprints
 
 __all__ = ["LAYOUT_VERSION", "check_layout", "expected_layout", "statements"]
 
-LAYOUT_VERSION = "2"
+LAYOUT_VERSION = "3"
 
 _TABLES = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL){clustered};
 CREATE TABLE positions(
-  grp TEXT NOT NULL, topic TEXT NOT NULL, part BIGINT NOT NULL, next BIGINT NOT NULL,
+  grp TEXT NOT NULL, topic TEXT NOT NULL, part BIGINT NOT NULL, next BIGINT NOT NULL, latest BIGINT NOT NULL,
   PRIMARY KEY(grp, topic, part)){clustered};
 CREATE TABLE outputs(
   grp TEXT NOT NULL, topic TEXT NOT NULL, part BIGINT NOT NULL, off BIGINT NOT NULL, packed {blob} NOT NULL,
@@ -63,7 +63,10 @@ CREATE TABLE exposures(
   PRIMARY KEY(visit, detector)){clustered};
 CREATE INDEX exposures_dec ON exposures(dec, mjd);
 """
-"""A row of `line` with rank 0 waits for its place. Columns beside `data` are for searching, by this code or by hand."""
+"""`positions.next` is the offset before which all is settled, `latest` the largest timestamp applied; `outputs` has
+a row for each message applied and not settled. A row of `line` with rank 0 waits for its place. Columns beside `data`
+are for searching, by this code or by hand.
+"""
 
 
 def statements(words: Mapping[str, str]) -> list[str]:

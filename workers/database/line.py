@@ -31,13 +31,14 @@ class SqlLine(SqlVisits):
             key,
         )
 
-    def deliver(self, visit: int, detector: int, sha256: str, message: bytes) -> bool:
+    def deliver(self, visit: int, detector: int, sha256: str, message: bytes, *, instead: bool = False) -> bool:
         """Keep the scored message until its turn; False where it is here, or nothing waits for it."""
+        known = "UPDATE SET message = excluded.message" if instead else "NOTHING"
         rows = self.connection.query(
-            "INSERT INTO deliveries(visit, detector, sha256, message) SELECT ?, ?, ?, ? WHERE NOT EXISTS ("
+            "INSERT INTO deliveries(visit, detector, sha256, message) SELECT ?, ?, ?, ? WHERE NOT EXISTS ("  # noqa: S608
             "SELECT 1 FROM announcements WHERE visit = ? AND detector = ? AND outcome <> 'missing' "
             "AND (outcome <> 'open' OR sha256 <> ?)) "
-            "ON CONFLICT(visit, detector, sha256) DO NOTHING RETURNING visit",
+            f"ON CONFLICT(visit, detector, sha256) DO {known} RETURNING visit",
             (visit, detector, sha256, message, visit, detector, sha256),
         )
         return bool(rows)
@@ -59,6 +60,15 @@ class SqlLine(SqlVisits):
             (tile,),
         )
         return announcement_of(rows[0]) if rows else None
+
+    def heads(self) -> list[Announcement]:
+        """Return the open exposures that are the first on one of their tiles at least, in order of announcement."""
+        rows = self.connection.query(
+            f"SELECT {COLUMNS} FROM announcements WHERE (visit, detector) IN ("  # noqa: S608
+            "SELECT l.visit, l.detector FROM line l WHERE l.rank > 0 AND l.rank = "
+            "(SELECT MIN(m.rank) FROM line m WHERE m.tile = l.tile AND m.rank > 0)) ORDER BY seq"
+        )
+        return [announcement_of(row) for row in rows]
 
     def finish(self, visit: int, detector: int, outcome: str, alerts: int, processedMjdTai: float) -> None:
         """Write how an exposure ended, take it out of the line and drop its kept messages."""

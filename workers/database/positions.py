@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
+from schemas.errors import DeliveryError
 from workers.database import Position, StoredOutput
 from workers.database.connection import Connection
 from workers.database.outputs import pack_outputs, unpack_outputs
 
 __all__ = ["SqlPositions"]
-
-_KEEP_OUTPUTS = 256
-"""Offsets for which outputs stay remembered: more than one bus transaction holds."""
 
 
 class SqlPositions:
@@ -42,30 +40,49 @@ class SqlPositions:
         key = (position.group, position.topic, position.partition)
         self.connection.lock("position", *key)
         rows = self.connection.query(
-            "SELECT p.next, o.packed FROM positions p "
+            "SELECT p.next, p.latest, o.packed FROM positions p "
             "LEFT JOIN outputs o ON o.grp = p.grp AND o.topic = p.topic AND o.part = p.part AND o.off = ? "
             "WHERE p.grp = ? AND p.topic = ? AND p.part = ?",
             (position.offset, *key),
         )
-        if not rows or rows[0][0] <= position.offset:
+        if not rows:
             return None
-        return [] if rows[0][1] is None else unpack_outputs(rows[0][1])
+        done, latest, packed = rows[0]
+        if packed is not None:
+            return unpack_outputs(packed)
+        if position.offset >= done:
+            return None
+        if position.timestamp > latest:
+            raise DeliveryError(
+                f"offset {position.offset} of {position.topic}[{position.partition}] was done long since (group "
+                f"{position.group!r} is at {done}), but this message is newer than all that were: the topic was made "
+                "anew. Give the new bus a new database too (survey.toml [database]), or another prefix"
+            )
+        return []
 
     def remember(self, position: Position, outputs: Sequence[StoredOutput]) -> None:
-        """Mark a message as applied, with its outputs, and drop outputs that the bus has had long since."""
+        """Mark a message as applied, with its outputs."""
         key = (position.group, position.topic, position.partition)
         self.connection.execute(
-            "INSERT INTO positions(grp, topic, part, next) VALUES(?,?,?,?) "
-            "ON CONFLICT(grp, topic, part) DO UPDATE SET next = excluded.next",
-            (*key, position.offset + 1),
+            "INSERT INTO positions(grp, topic, part, next, latest) VALUES(?,?,?,0,?) "
+            "ON CONFLICT(grp, topic, part) DO UPDATE SET latest = excluded.latest "
+            "WHERE positions.latest < excluded.latest",
+            (*key, position.timestamp),
         )
-        if outputs:
-            self.connection.execute(
-                "INSERT INTO outputs(grp, topic, part, off, packed) VALUES(?,?,?,?,?) "
-                "ON CONFLICT(grp, topic, part, off) DO UPDATE SET packed = excluded.packed",
-                (*key, position.offset, pack_outputs(outputs)),
-            )
         self.connection.execute(
-            "DELETE FROM outputs WHERE grp = ? AND topic = ? AND part = ? AND off <= ?",
-            (*key, position.offset - _KEEP_OUTPUTS),
+            "INSERT INTO outputs(grp, topic, part, off, packed) VALUES(?,?,?,?,?) "
+            "ON CONFLICT(grp, topic, part, off) DO UPDATE SET packed = excluded.packed",
+            (*key, position.offset, pack_outputs(outputs)),
+        )
+
+    def settle(self, position: Position) -> None:
+        """Mark all messages up to this one as done for good, and drop their outputs."""
+        key = (position.group, position.topic, position.partition)
+        self.connection.execute(
+            "INSERT INTO positions(grp, topic, part, next, latest) VALUES(?,?,?,?,?) "
+            "ON CONFLICT(grp, topic, part) DO UPDATE SET next = excluded.next WHERE positions.next < excluded.next",
+            (*key, position.offset + 1, position.timestamp),
+        )
+        self.connection.execute(
+            "DELETE FROM outputs WHERE grp = ? AND topic = ? AND part = ? AND off <= ?", (*key, position.offset)
         )

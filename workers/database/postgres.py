@@ -22,7 +22,7 @@ from workers.database.catalogue import SqlCatalogue
 from workers.database.connection import Values
 from workers.database.line import SqlLine
 from workers.database.positions import SqlPositions
-from workers.database.postgres_errors import translated
+from workers.database.postgres_errors import passing, translated
 from workers.database.postgres_login import Login, RawSession
 from workers.database.reader import SqlReader
 
@@ -47,7 +47,8 @@ class PostgresDatabase(SqlPositions, SqlLine, SqlCatalogue, SqlReader):
     ------
     ConfigurationError
         psycopg is not installed, the URL is wrong, the server refuses the login or the right to make tables, or the
-        schema has another layout.
+        schema has another layout. All this of the first session: where the server refuses later what it gave before,
+        that is an UnreachableError, of any method.
     UnreachableError
         The server does not answer.
     """
@@ -99,7 +100,7 @@ class _Session:
             self.drop()
             if isinstance(error, psycopg.errors.LockNotAvailable):
                 self.login.end_the_silent()
-            raise translated(error, self.login.place) from error
+            raise passing(translated(error, self.login.place)) from error
 
 
 class _Connection:

@@ -6,7 +6,7 @@ import psycopg
 
 from schemas.errors import ConfigurationError, DataError, SkydeltaError, UnreachableError
 
-__all__ = ["refusal", "translated"]
+__all__ = ["passing", "refusal", "translated"]
 
 _REFUSED = (
     "authentication failed",
@@ -62,3 +62,13 @@ def translated(error: psycopg.Error, place: str) -> SkydeltaError:
         f"the DIA database {place} does not answer: {text}; a transaction is kept whole or not at all, and the next "
         "one opens a new session"
     )
+
+
+def passing(error: SkydeltaError) -> SkydeltaError:
+    """Return what `error` means to one who has had a session before: no refusal is a message's doing, or for good.
+
+    A password was changed, say, or a right taken away: whoever did it can mend it, and the worker waits for that.
+    """
+    if isinstance(error, ConfigurationError):
+        return UnreachableError(f"{error}; it worked before, so it is tried again until it is mended")
+    return error

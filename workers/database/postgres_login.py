@@ -13,7 +13,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from schemas.errors import ConfigurationError, SkydeltaError
 from workers.database.layout import check_layout, expected_layout, statements
-from workers.database.postgres_errors import refusal, translated
+from workers.database.postgres_errors import passing, refusal, translated
 
 __all__ = ["Login", "RawSession"]
 
@@ -62,7 +62,10 @@ WHERE datname = current_database() AND application_name = current_setting('appli
 
 
 class Login:
-    """What opens sessions in one schema of one server."""
+    """What opens sessions in one schema of one server.
+
+    Until it has opened one it raises ConfigurationError where the server refuses; from then on, UnreachableError.
+    """
 
     def __init__(self, url: str, schema: str, idle_timeout: float) -> None:
         try:
@@ -80,11 +83,22 @@ class Login:
         self.conninfo = make_conninfo("", **{**_PATIENCE, **given})
         self.schema = schema
         self.idle_timeout = idle_timeout
+        self._worked = False
         host, port = given.get("host") or given.get("hostaddr") or "local socket", given.get("port") or 5432
         self.place = f"postgresql://{host}:{port}/{given.get('dbname') or ''} (schema {schema})"
 
     def open(self) -> RawSession:
         """Return a session in autocommit mode, with the tables made and checked; raises errors of the tree."""
+        try:
+            raw = self._opened()
+        except ConfigurationError as error:
+            if not self._worked:
+                raise
+            raise passing(error) from error
+        self._worked = True
+        return raw
+
+    def _opened(self) -> RawSession:
         try:
             raw = psycopg.connect(self.conninfo, autocommit=True, client_encoding="utf8")
         except psycopg.OperationalError as error:
@@ -123,6 +137,11 @@ class Login:
 
     def _lay_out(self, raw: RawSession) -> None:
         """Make the tables in one transaction, unless another worker did while this one waited."""
+        if self._worked:
+            raise ConfigurationError(
+                f"the tables of the DIA database {self.place} are gone: bring them back, or start the workers again to "
+                "begin with empty ones"
+            )
         with raw.transaction():
             raw.execute("SELECT pg_advisory_xact_lock(%s)", (self.key("layout"),))
             if self._laid_out(raw):

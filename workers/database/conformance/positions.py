@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from schemas.errors import DeliveryError
 from workers.database import LineState, Position, StoredOutput
 from workers.database.conformance.samples import (
     Check,
@@ -62,30 +63,53 @@ def outputs_are_remembered(make: MakeDatabase, path: Path) -> None:
     found = database.applied(_HERE)
     require(found == outputs, "outputs differ after a restart")
     require(found is not None and list(found[0].headers) == list(headers), "headers changed their order")
-    require(database.applied(Position("associate", "scored", 0, 6)) == [], "an earlier message counts as not applied")
+    require(database.applied(Position("associate", "scored", 0, 6)) is None, "a message that was left out is applied")
     require(database.applied(Position("associate", "scored", 0, 8)) is None, "a later message counts as applied")
     require(database.applied(Position("associate", "scored", 1, 7)) is None, "partitions share positions")
     require(database.applied(Position("other", "scored", 0, 7)) is None, "groups share positions")
     database.close()
 
 
-def outputs_are_dropped_in_time(make: MakeDatabase, path: Path) -> None:
-    """Outputs are kept for 256 offsets of their partition, and the position for ever."""
+def outputs_are_dropped_when_settled(make: MakeDatabase, path: Path) -> None:
+    """Outputs are kept until their message is settled, however many follow; a settled one is done for ever."""
     database = make(path)
     output = StoredOutput("alerts", b"k", b"v", 1)
     with database.transaction():
-        for offset in (0, 1, 256):
-            database.remember(Position("associate", "scored", 0, offset), [output])
-        database.remember(Position("associate", "scored", 1, 9999), [])
-    require(database.applied(Position("associate", "scored", 0, 0)) == [], "old outputs are kept")
-    require(database.applied(Position("associate", "scored", 0, 1)) == [output], "outputs were dropped too soon")
-    require(database.applied(Position("associate", "scored", 0, 200)) == [], "a position was forgotten")
-    require(database.applied(Position("associate", "scored", 0, 256)) == [output], "the newest outputs are missing")
+        for offset in (0, 1, 1000):
+            database.remember(Position("associate", "scored", 0, offset, 50), [output])
+        database.remember(Position("associate", "scored", 1, 0, 50), [output])
+        database.settle(Position("associate", "scored", 0, 1, 50))
+    for offset, expected in ((0, []), (1, []), (999, None), (1000, [output])):
+        found = database.applied(Position("associate", "scored", 0, offset, 50))
+        require(found == expected, f"offset {offset} gives {found}")
+    require(database.applied(Position("associate", "scored", 1, 0, 50)) == [output], "partitions are settled together")
+    with database.transaction():
+        database.settle(Position("associate", "scored", 0, 0, 50))
+    require(database.applied(Position("associate", "scored", 0, 1, 50)) == [], "settling went back")
+    database.close()
+
+
+def a_topic_made_anew_is_told(make: MakeDatabase, path: Path) -> None:
+    """A message at a settled offset that is newer than any that was applied is a DeliveryError, an older one is not."""
+    database = make(path)
+    with database.transaction():
+        database.remember(Position("associate", "scored", 0, 7, 500), [])
+        database.remember(Position("associate", "scored", 0, 8, 400), [])
+        database.settle(Position("associate", "scored", 0, 8, 400))
+    require(database.applied(Position("associate", "scored", 0, 3, 500)) == [], "an old message is not taken for done")
+    try:
+        database.applied(Position("associate", "scored", 0, 3, 501))
+    except DeliveryError:
+        pass
+    else:
+        require(False, "a message of another topic was taken for done")
+    require(database.applied(Position("associate", "scored", 0, 9, 501)) is None, "the next message is not new")
     database.close()
 
 
 POSITION_CHECKS: tuple[Check, ...] = (
     transaction_is_all_or_nothing,
     outputs_are_remembered,
-    outputs_are_dropped_in_time,
+    outputs_are_dropped_when_settled,
+    a_topic_made_anew_is_told,
 )
