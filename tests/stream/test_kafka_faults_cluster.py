@@ -138,8 +138,9 @@ def test_workers_get_by_with_their_rights(guarded: Guarded, tmp_path: Path) -> N
         (lambda bus: bus.ensure({"theirs": 1}), "creating topic theirs"),
         (lambda bus: bus.publish([Outgoing("theirs", b"", b"", 1)]), "no topic theirs"),
         (lambda bus: bus.session("reader", [ALERTS]).poll(1, 20.0), "READ the group"),
+        (lambda bus: bus.lag("reader", [ALERTS]), "READ the group"),
     ],
-    ids=["create", "publish", "group"],
+    ids=["create", "publish", "group", "lag"],
 )
 def test_workers_have_no_rights_beyond_their_prefix(
     guarded: Guarded, call: Callable[[KafkaBus], Any], words: str
