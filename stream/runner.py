@@ -282,7 +282,7 @@ class _Loop:
 
     def _pause(self, error: TransientError) -> float:
         """Plan a pause, twice as long as the last, and return its end; nothing is dropped, the order stays."""
-        pause = min(self.retry.pause * 2.0**self.troubles, self.retry.longest_pause)
+        pause = min(self.retry.pause * 2.0 ** min(self.troubles, 60), self.retry.longest_pause)
         self.troubles += 1
         self.report.pauses += 1
         self.rewind_due = True
