@@ -77,9 +77,11 @@ class _Strike:
         with files.flag.open("r+b") as file:
             self._flag = mmap.mmap(file.fileno(), 1)
         self._steps = files.steps.open("a", encoding="utf-8", buffering=1)
+        self.processing = False
 
     def __call__(self, step: int, side: str = "before") -> None:
         self._flag[0] = step if step in _IN_WORK else IDLE
+        self.processing = (STEPS[step], side) == ("process", "before")
         self._steps.write(f"{step} {side} {mjd_tai_now():.9f}\n")
         self.at(STEPS[step], side)
 
@@ -93,7 +95,7 @@ class _Strike:
 
 
 class _Database:
-    """The worker's database, with a strike on both sides of each commit."""
+    """The worker's database, with a strike on both sides of each commit of a message (others only tidy up)."""
 
     def __init__(self, database: Any, strike: _Strike) -> None:
         self._database, self._strike = database, strike
@@ -106,8 +108,10 @@ class _Database:
         """See the port."""
         with self._database.transaction(tiles):
             yield
-            self._strike.at(DATABASE, "before")
-        self._strike.at(DATABASE, "after")
+            if self._strike.processing:
+                self._strike.at(DATABASE, "before")
+        if self._strike.processing:
+            self._strike.at(DATABASE, "after")
 
 
 class _FatalTo:
