@@ -83,3 +83,12 @@ def test_differences_add_up() -> None:
     total.add(Difference(1, 2, 3, ["one"]))
     total.differs("two", 4)
     assert (told(total), total.notes, bool(total)) == ((1, 2, 7), ["one", "two"], True)
+
+
+def test_an_exposure_that_fails_by_itself_fails_again() -> None:
+    natural = replace(EXPECTED, letters=[LETTER])
+    assert not compare(natural, natural)
+    assert told(compare(natural, EXPECTED)) == (0, 0, 1)
+    assert not compare(
+        natural, replace(natural, letters=[LETTER, replace(LETTER, key=OTHER)]), [replace(LETTER, key=OTHER)]
+    )

@@ -121,7 +121,7 @@ def _letter(message: Message, prefix: str) -> Letter:
 def compare(
     expected: Ending, found: Ending, letters: Collection[Letter] = (), also: Collection[str] = ()
 ) -> Difference:
-    """Return what of `found` is not as in `expected`, but for the dead `letters` that it must have instead of none.
+    """Return what of `found` is not as in `expected`, but for further dead `letters` that it must have.
 
     Exposures named in `also` (visit:detector) are further ones: their outcomes and alerts are left out, and the rows
     of the database, which they change, are not compared.
@@ -136,7 +136,8 @@ def compare(
     _differing(expected.outcomes, ended, "ended otherwise", result, missing)
     if not also:
         _differing(expected.rows, found.rows, "has other rows", result)
-    odd = (Counter(found.letters) - Counter(letters)) + (Counter(letters) - Counter(found.letters))
+    wanted, there = Counter([*expected.letters, *letters]), Counter(found.letters)
+    odd = (there - wanted) + (wanted - there)
     result.different += odd.total()
     _note(result, odd, "is a dead letter too many or too few")
     return result

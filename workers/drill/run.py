@@ -20,6 +20,9 @@ __all__ = ["prepare_stage", "run_drill", "run_fault"]
 
 Say = Callable[[str], None]
 
+_MOST_FAILURES = 0.1
+"""Share of exposures that may fail by themselves, for want of stars say: they must fail alike in every night."""
+
 _REPEATS = 3
 """Alerts that some object must have, or the night proves nothing about histories."""
 
@@ -50,12 +53,13 @@ def _undisturbed(settings: DrillSettings, prepared: Prepared) -> Ending:
 
 
 def _require_fit(ending: Ending, root: Path) -> None:
-    odd = [label for label, outcome in ending.outcomes.items() if outcome not in ("alerts", "no_alerts")]
+    odd = [label for label, outcome in ending.outcomes.items() if outcome not in ("alerts", "no_alerts", "failed")]
     twice = [number for number, found in ending.alerts.items() if len(found) > 1]
     seen = max((len(ids) for ids in ending.order.values()), default=0)
-    if odd or twice or ending.letters or seen < _REPEATS:
+    failures = sum(outcome == "failed" for outcome in ending.outcomes.values())
+    if odd or twice or failures > _MOST_FAILURES * len(ending.outcomes) or seen < _REPEATS:
         raise DataError(
-            f"the undisturbed night in {root} is not fit for a drill: {len(odd)} exposures ended without result, "
+            f"the undisturbed night in {root} is not fit for a drill: {len(odd)} exposures did not end, {failures} failed, "
             f"{len(twice)} alerts came twice, {seen} alerts of one object at most, dead letters "
             f"{sorted({letter.message for letter in ending.letters})}; try another --seed"
         )
