@@ -59,8 +59,8 @@ def _require_fit(ending: Ending, root: Path) -> None:
     failures = sum(outcome == "failed" for outcome in ending.outcomes.values())
     if odd or twice or failures > _MOST_FAILURES * len(ending.outcomes) or seen < _REPEATS:
         raise DataError(
-            f"the undisturbed night in {root} is not fit for a drill: {len(odd)} exposures did not end, {failures} failed, "
-            f"{len(twice)} alerts came twice, {seen} alerts of one object at most, dead letters "
+            f"the undisturbed night in {root} is not fit for a drill: {len(odd)} exposures did not end, "
+            f"{failures} failed, {len(twice)} alerts came twice, {seen} alerts of one object at most, dead letters "
             f"{sorted({letter.message for letter in ending.letters})}; try another --seed"
         )
 
