@@ -27,6 +27,7 @@ from stream.shutdown import stop_on_signals
 from stream.telemetry import configure
 from workers.clock import mjd_tai_now
 from workers.night import Role, run_role
+from workers.supervise import stop_when_gone
 from workers.survey.config import load_survey
 
 __all__ = ["DATABASE", "HARMLESS", "IDLE", "STRUCK", "Files", "Plan", "work"]
@@ -142,6 +143,7 @@ def work(folder: str, role: Role, plan: Plan, files: Files) -> None:
     configure(sys.stderr)
     _rig(plan, files)
     with stop_on_signals() as stop:
+        stop_when_gone(os.getppid(), stop)  # the fork server ends with the drill
         try:
             run_role(load_survey(Path(folder)), role, stop)
         except SkydeltaError as error:
