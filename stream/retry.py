@@ -24,6 +24,10 @@ class Retry:
     fenced: int = 5
     """Times in a row that a fenced worker may lose its work before it stops."""
 
+    def pause_after(self, troubles: int) -> float:
+        """Return the seconds to pause after so many pauses in vain: each is twice as long as the last."""
+        return min(self.pause * 2.0 ** min(troubles, 60), self.longest_pause)
+
 
 @dataclass
 class RunReport:

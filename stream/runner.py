@@ -90,17 +90,16 @@ def _joined(
     worker: Worker, bus: Bus, group: str, stop: threading.Event, retry: Retry, report: RunReport
 ) -> Session | None:
     """Join the group, with pauses for as long as the bus is away; None where `stop` came first."""
-    pause = retry.pause
     while not stop.is_set():
         try:
             return bus.session(group, worker.inputs)
         except TransientError as error:
+            pause = retry.pause_after(report.pauses)
             _log.warning("%s pauses %.1f s before it joins: %s", worker.name, pause, error)
         report.pauses += 1
         begin = time.monotonic()
         stop.wait(pause)
         report.seconds["pause"] += time.monotonic() - begin
-        pause = min(2.0 * pause, retry.longest_pause)
     return None
 
 
@@ -282,7 +281,7 @@ class _Loop:
 
     def _pause(self, error: TransientError) -> float:
         """Plan a pause, twice as long as the last, and return its end; nothing is dropped, the order stays."""
-        pause = min(self.retry.pause * 2.0 ** min(self.troubles, 60), self.retry.longest_pause)
+        pause = self.retry.pause_after(self.troubles)
         self.troubles += 1
         self.report.pauses += 1
         self.rewind_due = True

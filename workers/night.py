@@ -153,14 +153,15 @@ def _open(survey: Survey, role: Role) -> tuple[Bus, Topics, str, Worker]:
 
 def _patiently(call: Callable[[], _T], stop: threading.Event, name: str) -> _T | None:
     """Return what `call` returns, tried again after growing pauses while it can't be had; None once `stop` is set."""
-    pause = _PAUSES.pause
+    troubles = 0
     while not stop.is_set():
         try:
             return call()
         except TransientError as error:
+            pause = _PAUSES.pause_after(troubles)
             _log.warning("%s can't start yet, and tries again in %.1f s: %s", name, pause, error)
         stop.wait(pause)
-        pause = min(2.0 * pause, _PAUSES.longest_pause)
+        troubles += 1
     return None
 
 

@@ -106,24 +106,29 @@ def test_an_outcome_that_kills_is_left_out(survey: Survey) -> None:
     assert list(survey.journal.iterdir()) == []
 
 
+class Copier:
+    name, inputs = "copier", ("in",)
+
+    def process(self, one: Message) -> list[Outgoing]:
+        return [Outgoing("out", one.key, one.value, one.timestamp)]
+
+    def failed(self, one: Message, failure: str) -> list[Outgoing]:
+        return []
+
+    def committed(self, messages: Sequence[Message]) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
 def test_harmless_work_whose_commit_died_is_not_counted(survey: Survey) -> None:
     """Ten crashes before the commit, after messages were processed well: no death of theirs."""
 
     class Crash(BaseException):
         pass
 
-    class Copier:
-        name, inputs = "copier", ("in",)
-
-        def process(self, one: Message) -> list[Outgoing]:
-            return [Outgoing("out", one.key, one.value, one.timestamp)]
-
-        def failed(self, one: Message, failure: str) -> list[Outgoing]:
-            return []
-
-        def committed(self, messages: Sequence[Message]) -> None:
-            pass
-
+    class Crasher(Copier):
         def flush(self) -> None:
             if left.pop():
                 raise Crash
@@ -133,9 +138,9 @@ def test_harmless_work_whose_commit_died_is_not_counted(survey: Survey) -> None:
     letters = DeadLetters("dead", BlobStore(survey.folder / "blobs"), lambda: 61000.0, "test")
     for _ in range(10):
         with pytest.raises(Crash):
-            run(Copier(), survey.bus, group="g", dead_letters=letters, attempts=Attempts(survey.journal))
+            run(Crasher(), survey.bus, group="g", dead_letters=letters, attempts=Attempts(survey.journal))
         assert list(survey.journal.iterdir()) == []
-    run(Copier(), survey.bus, group="g", dead_letters=letters, attempts=Attempts(survey.journal), idle_exit=0.0)
+    run(Crasher(), survey.bus, group="g", dead_letters=letters, attempts=Attempts(survey.journal), idle_exit=0.0)
     assert survey.outputs() == [b"a", b"b"]
     assert survey.dead() == []
 
@@ -145,25 +150,10 @@ def test_a_journal_out_of_reach_pauses_the_worker(survey: Survey) -> None:
     survey.journal.touch()  # a file where the folder should be
     letters = DeadLetters("dead", BlobStore(survey.folder / "blobs"), lambda: 61000.0, "test")
 
-    class Mender:
-        name, inputs = "mender", ("in",)
-
-        def process(self, one: Message) -> list[Outgoing]:
-            return [Outgoing("out", one.key, one.value, one.timestamp)]
-
-        def failed(self, one: Message, failure: str) -> list[Outgoing]:
-            return []
-
-        def committed(self, messages: Sequence[Message]) -> None:
-            pass
-
-        def flush(self) -> None:
-            pass
-
     timer = threading.Timer(0.2, survey.journal.unlink)
     timer.start()
     report = run(
-        Mender(),
+        Copier(),
         survey.bus,
         group="g",
         dead_letters=letters,
