@@ -9,10 +9,9 @@ from pathlib import Path
 from schemas.errors import ConfigurationError, SkydeltaError
 from workers.calibrate.worker import read_file
 from workers.connect import open_blobs, open_bus, open_database, open_topics
-from workers.imaging.calibrations import CalibrationStore
 from workers.imaging.reference import load_reference
 from workers.ingest.pipeline import detector_reach
-from workers.isr.pipeline import needed_kinds
+from workers.isr.masters import masters_for, open_store
 from workers.score.model import load_classifier
 from workers.survey.config import Survey, load_survey
 from workers.templates.store import TemplateStore
@@ -84,7 +83,7 @@ def _astrometry(survey: Survey, path: Path) -> str:
 
 def _calibrations(survey: Survey, path: Path) -> str:
     info = read_file(path, survey).info
-    chosen = CalibrationStore(survey.calibrations).select(info, needed_kinds(survey.config.isr.steps))
+    chosen = masters_for(info, survey.camera, open_store(survey), survey.config.isr)
     return ", ".join(chosen.ids().values()) or "isr.steps ask for none"
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from schemas.errors import ConfigurationError, DataError
 from workers.calibrate.worker import read_file
 from workers.characterize.pipeline import measure_frame
-from workers.imaging.calibrations import CalibrationStore
 from workers.imaging.reference import ReferenceCatalogue
-from workers.isr.pipeline import needed_kinds, remove_signature
+from workers.isr.masters import masters_for, open_store
+from workers.isr.pipeline import remove_signature
 from workers.survey.camera import PointingWcs
 from workers.survey.config import Survey
 
@@ -43,8 +43,8 @@ def catalogue_from_frame(path: Path, survey: Survey, zero_point: float) -> Refer
     than five stars.
     """
     raw = read_file(path, survey)
-    calibrations = CalibrationStore(survey.calibrations).select(raw.info, needed_kinds(survey.config.isr.steps))
-    exposure = remove_signature(raw, survey.camera, calibrations, survey.config.isr)
+    masters = masters_for(raw.info, survey.camera, open_store(survey), survey.config.isr)
+    exposure = remove_signature(raw, survey.camera, masters, survey.config.isr)
     sources = measure_frame(exposure, survey.config.characterize).sources
     stars = sources[sources["clean"] & (sources["snr"] > _THRESHOLD)]
     if len(stars) < 5:

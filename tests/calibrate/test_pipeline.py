@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigurationError, DataError
-from workers.calibrate.pipeline import make_master
-from workers.imaging.calibrations import CalibrationSet, CalibrationStore
+from workers.calibrate.frames import Frames, LazyRaw, RawSource
+from workers.calibrate.pipeline import RECIPES, make_master
+from workers.imaging.calibration_store import CalibrationStore
+from workers.imaging.calibrations import Calibration, CalibrationSet
 from workers.imaging.exposure import ExposureInfo, RawExposure
+from workers.isr.masters import masters_for
 from workers.isr.pipeline import apply_steps
 from workers.survey.camera import camera_from_dict
+from workers.survey.isr_config import IsrConfig
 
 SHAPE, GAIN, READ_NOISE = (60, 80), 1.5, 6.0
 X = np.arange(80)[None, :]
@@ -73,17 +77,40 @@ def raw(kind: str, number: int, seconds: float = 0.0, light: float = 0.0, **chan
     return RawExposure(info, {0: np.clip(counts, 0, 65535).astype(np.uint16)}, {})
 
 
-def later(kind: str, number: int, *args: float) -> Callable[[], RawExposure]:
-    return lambda: raw(kind, number, *args)
+def later(kind: str, number: int, *args: float) -> LazyRaw:
+    return LazyRaw(raw(kind, number, *args).info, lambda: raw(kind, number, *args))
+
+
+def made(
+    kind: str,
+    sources: Sequence[RawSource],
+    store: CalibrationStore,
+    steps: tuple[str, ...] = IsrConfig().steps,
+    **changes: float,
+) -> Calibration:
+    config = IsrConfig()
+    recipe = RECIPES.get(kind)
+    frames = Frames(
+        kind,
+        CAMERA,
+        sources,
+        lambda one, wanted: apply_steps(
+            one, CAMERA, masters_for(one.info, CAMERA, store, config, wanted), config, wanted
+        ),
+        accepted=recipe.accepted if recipe else ("bias",),
+        least=recipe.least if recipe else 1,
+    )
+    master = make_master(frames, steps, **changes)
+    store.save(master)
+    return master
 
 
 @pytest.fixture
 def store(tmp_path) -> CalibrationStore:
     store = CalibrationStore(tmp_path / "calibrations")
-    make_master("bias", [later("bias", n) for n in range(12)], CAMERA, store, apply_steps)
-    make_master("dark", [later("dark", 20 + n, 100.0) for n in range(10)], CAMERA, store, apply_steps)
-    flats = [later("flat", 40 + n, 2.0, 30000.0 * (1 + 0.1 * n)) for n in range(8)]
-    make_master("flat", flats, CAMERA, store, apply_steps)
+    made("bias", [later("bias", n) for n in range(12)], store)
+    made("dark", [later("dark", 20 + n, 100.0) for n in range(10)], store)
+    made("flat", [later("flat", 40 + n, 2.0, 30000.0 * (1 + 0.1 * n)) for n in range(8)], store)
     return store
 
 
@@ -93,7 +120,7 @@ def pulls(image: NDArray[Any], variance: NDArray[Any], truth: NDArray[Any]) -> N
 
 def test_masters_are_what_the_frames_were_made_with(store) -> None:
     science = raw("science", 90, 30.0, 500.0).info
-    masters = store.select(science, ("bias", "dark", "flat")).by_kind
+    masters = store.select(science, ("bias", "dark", "flat"), CAMERA.detectors[0].layout).by_kind
     noise = READ_NOISE / GAIN
     assert np.std(masters["bias"].image - BIAS) == pytest.approx(noise / np.sqrt(12), rel=0.05)
     assert abs(np.mean(masters["bias"].image - BIAS)) < 0.06
@@ -113,8 +140,8 @@ def test_masters_turn_raw_frames_into_true_electrons(store) -> None:
     steps = ("overscan", "saturation", "bias", "dark", "gain", "variance", "flat")
     for number in range(100, 106):
         frame = raw("science", number, 30.0, sky)
-        masters = store.select(frame.info, ("bias", "dark", "flat"))
-        exposure = apply_steps(frame, CAMERA, masters, steps)
+        masters = store.select(frame.info, ("bias", "dark", "flat"), CAMERA.detectors[0].layout)
+        exposure = apply_steps(frame, CAMERA, masters, IsrConfig(), steps)
         all_pulls.append(pulls(exposure.image, exposure.variance, np.full(SHAPE, sky)))
     assert np.mean(all_pulls) == pytest.approx(0.0, abs=0.05)
     assert np.std(all_pulls) == pytest.approx(1.0, abs=0.03)
@@ -122,13 +149,13 @@ def test_masters_turn_raw_frames_into_true_electrons(store) -> None:
 
 def test_same_frames_same_master(store, tmp_path) -> None:
     frames = [raw("bias", n) for n in range(12)]
-    again = make_master("bias", frames, CAMERA, CalibrationStore(tmp_path / "other"), apply_steps)
+    again = made("bias", frames, CalibrationStore(tmp_path / "other"))
     assert (store.root / f"{again.id}.fits").exists()
 
 
 def test_validity_can_be_given(store) -> None:
     frames = [later("bias", n) for n in range(3)]
-    master = make_master("bias", frames, CAMERA, store, apply_steps, valid_from=1.0, valid_to=2.0)
+    master = made("bias", frames, store, valid_from=1.0, valid_to=2.0)
     assert (master.validFrom, master.validTo) == (1.0, 2.0)
 
 
@@ -136,8 +163,8 @@ def test_steps_of_the_survey_decide_which_masters_are_needed(tmp_path) -> None:
     store = CalibrationStore(tmp_path)
     flats = [later("flat", n, 2.0, 30000.0) for n in range(3)]
     with pytest.raises(ConfigurationError, match="skydelta calibrate bias"):
-        make_master("flat", flats, CAMERA, store, apply_steps)
-    master = make_master("flat", flats, CAMERA, store, apply_steps, steps=("overscan", "gain", "variance"))
+        made("flat", flats, store)
+    master = made("flat", flats, store, steps=("overscan", "gain", "variance"))
     assert np.std(master.image / FLAT - 1) < 0.02
 
 
@@ -146,7 +173,7 @@ def test_saturated_pixels_do_not_enter(tmp_path) -> None:
     for frame in frames:
         frame.hdus[0][10, 10] = 65000
     frames[0].hdus[0][30, 30] = 65000
-    master = make_master("bias", frames, CAMERA, CalibrationStore(tmp_path), apply_steps)
+    master = made("bias", frames, CalibrationStore(tmp_path))
     assert master.mask[9:12, 9:12].all()
     assert (master.mask != 0).sum() == 9
     assert np.isfinite(master.image).all()
@@ -157,8 +184,8 @@ def renamed(frame: RawExposure, **changes: Any) -> RawExposure:
     return replace(frame, info=replace(frame.info, **changes))
 
 
-def overexposed() -> RawExposure:
-    frame = raw("flat", 0, 1.0, 3e5)
+def overexposed(number: int) -> RawExposure:
+    frame = raw("flat", number, 1.0, 3e5)
     frame.hdus[0][::2] = 64000
     return frame
 
@@ -173,19 +200,27 @@ def overexposed() -> RawExposure:
         ("bias", [raw("bias", 0), renamed(raw("bias", 1), instrument="b")], "has instrument 'b'"),
         ("dark", [raw("dark", 0), raw("dark", 1), raw("dark", 2)], "a dark of 0.0 s"),
         ("flat", [raw("flat", n, 1.0, 100.0) for n in range(3)], "too faint"),
-        ("flat", [overexposed()], "every pixel of this flat is flagged"),
+        ("flat", [overexposed(n) for n in range(3)], "every pixel of this flat is flagged"),
         ("flat", [raw("flat", 0, 1.0, 3e4), renamed(raw("flat", 1, 1.0, 3e4), band="g")], "has band 'g'"),
     ],
 )
 def test_frames_that_do_not_belong_are_refused(tmp_path, kind: str, frames: list[RawExposure], match: str) -> None:
     with pytest.raises(DataError, match=match):
-        make_master(
-            kind, frames, CAMERA, CalibrationStore(tmp_path), apply_steps, steps=("overscan", "saturation", "gain")
-        )
+        made(kind, frames, CalibrationStore(tmp_path), ("overscan", "saturation", "gain"))
     assert not list(tmp_path.iterdir())
 
 
 def test_unknown_kind_is_a_configuration_error(tmp_path) -> None:
-    with pytest.raises(ConfigurationError, match="can't make a 'fringe' from frames; there are bias, dark, flat"):
-        make_master("fringe", [], CAMERA, CalibrationStore(tmp_path), apply_steps)
+    with pytest.raises(ConfigurationError, match="can't make a 'starlight' from frames; there are bias, dark, flat"):
+        made("starlight", [raw("bias", 0)], CalibrationStore(tmp_path))
     assert CalibrationSet().ids() == {}
+
+
+def test_what_was_clipped_is_counted_by_frame(tmp_path) -> None:
+    frames = [raw("bias", n) for n in range(8)]
+    frames[3].hdus[0][5:7, 5:20] = 1500
+    master = made("bias", frames, CalibrationStore(tmp_path))
+    rejected = dict(zip(master.inputs, master.tables["rejectedPixels"], strict=True))
+    assert rejected[f"{3:064d}"] >= 30
+    assert all(count < 20 for name, count in rejected.items() if name != f"{3:064d}")
+    assert master.metadata["clippedFraction"] == pytest.approx(sum(rejected.values()) / (8 * 60 * 80))

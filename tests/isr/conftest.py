@@ -107,7 +107,7 @@ class Instrument:
     def calibration(self, kind: str, image: NDArray[Any], **changes: Any) -> Calibration:
         zeros = np.zeros(image.shape)
         fields = {"instrument": "cam", "detector": 0, "variance": zeros, "mask": zeros.astype(np.int32)}
-        fields |= {"band": "r"} if kind == "flat" else {}
+        fields |= {"layout": self.camera.detectors[0].layout} | ({"band": "r"} if kind == "flat" else {})
         return make_calibration(kind, image=image, **(fields | changes))
 
     def calibrations(self) -> CalibrationSet:

@@ -49,7 +49,7 @@ def test_noise_of_the_masters_is_in_the_variance(instrument) -> None:
         noisy[kind] = instrument.calibration(kind, image, variance=np.full(SHAPE, sigma**2))
     for seed in range(2):
         steps = tuple(name for name in IsrConfig().steps if name not in ("defects", "cosmic_rays"))
-        exposure = apply_steps(instrument.raw(sky, seed), instrument.camera, CalibrationSet(noisy), steps)
+        exposure = apply_steps(instrument.raw(sky, seed), instrument.camera, CalibrationSet(noisy), IsrConfig(), steps)
         pulls.append((exposure.image - sky) / np.sqrt(exposure.variance))
     assert np.mean(pulls) == pytest.approx(0.0, abs=0.05)
     assert np.std(pulls) == pytest.approx(1.0, abs=0.03)
@@ -158,8 +158,8 @@ def test_overscan_step_without_a_section_is_named(instrument, make_tree) -> None
 
 
 def test_needed_kinds_follow_from_the_steps() -> None:
-    assert needed_kinds(IsrConfig().steps) == ("bias", "dark", "flat", "defects")
-    assert needed_kinds(BARE.steps) == ()
+    assert needed_kinds(IsrConfig()) == ("bias", "dark", "flat", "defects")
+    assert needed_kinds(BARE) == ()
     assert set(IsrConfig().steps) <= set(STEPS)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation
 
 from workers.imaging.calibrations import CalibrationSet
 from workers.imaging.masks import MaskPlane
@@ -16,6 +17,7 @@ from workers.isr.overscan import overscan_levels
 from workers.isr.pipeline import apply_steps
 from workers.isr.saturation import grown
 from workers.survey.camera import camera_from_dict
+from workers.survey.isr_config import IsrConfig
 
 SHAPE = (96, 128)
 
@@ -72,7 +74,7 @@ def test_parallel_overscan_takes_out_what_varies_along_the_row(make_tree) -> Non
 
     info = ExposureInfo("cam", 1, 0, "r", 6e4, 1.0, 0.0, 0.0, 20230101, "science", "0", "f")
     camera = camera_from_dict(tree)
-    exposure = apply_steps(RawExposure(info, {0: block}, {}), camera, CalibrationSet(), ("overscan",))
+    exposure = apply_steps(RawExposure(info, {0: block}, {}), camera, CalibrationSet(), IsrConfig(), ("overscan",))
     np.testing.assert_allclose(exposure.image.mean(axis=0), 300, atol=1.5)
     assert abs(exposure.image.mean() - 300) < 0.3
 
@@ -82,7 +84,9 @@ def test_saturation_is_judged_on_raw_counts_and_grown(instrument) -> None:
     hdus = {index: array.copy() for index, array in raw.hdus.items()}
     hdus[3][10, 20] = 60000  # flipped both ways: row 95 - 10, column 127 - 20
     hdus[0][5, 6] = 55000
-    exposure = apply_steps(replace(raw, hdus=hdus), instrument.camera, CalibrationSet(), ("overscan", "saturation"))
+    exposure = apply_steps(
+        replace(raw, hdus=hdus), instrument.camera, CalibrationSet(), IsrConfig(), ("overscan", "saturation")
+    )
     saturated = (exposure.mask & int(MaskPlane.SATURATED)) != 0
     rows, columns = np.nonzero(saturated)
     assert (rows.min(), rows.max(), columns.min(), columns.max(), saturated.sum()) == (84, 86, 106, 108, 9)
@@ -91,8 +95,13 @@ def test_saturation_is_judged_on_raw_counts_and_grown(instrument) -> None:
     assert exposure.metrics["saturatedFraction"] == pytest.approx(1 / raw.hdus[0][:, :64].size / 4)
 
 
-def test_growing_nothing_gives_nothing() -> None:
-    assert not grown(np.zeros((5, 5), bool)).any()
+def test_growth_is_that_of_a_dilation() -> None:
+    rng = np.random.default_rng(4)
+    for share in (0.0, 0.02, 0.3):
+        before = rng.random((30, 40)) < share
+        after = np.zeros_like(before)
+        after[grown(np.nonzero(before), before.shape)] = True
+        np.testing.assert_array_equal(after, binary_dilation(before, np.ones((3, 3), bool)))
 
 
 def test_dead_flat_pixels_and_defects_are_flagged(instrument) -> None:
@@ -107,7 +116,7 @@ def test_dead_flat_pixels_and_defects_are_flagged(instrument) -> None:
         }
     )
     steps = ("overscan", "gain", "variance", "flat", "defects")
-    exposure = apply_steps(instrument.raw(np.full(SHAPE, 500.0)), instrument.camera, masters, steps)
+    exposure = apply_steps(instrument.raw(np.full(SHAPE, 500.0)), instrument.camera, masters, IsrConfig(), steps)
     bad = (exposure.mask & int(MaskPlane.BAD)) != 0
     assert bad[3, 4]
     assert bad[5, 6]

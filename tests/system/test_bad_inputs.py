@@ -20,7 +20,8 @@ from stream.bus import Outgoing
 from tests.cli.command import skydelta
 from tests.system.nights import Packet, Prepared, alerts, dead_letters, drain, ingest, outcomes, packets_of
 from workers.connect import open_bus, open_topics
-from workers.imaging.calibrations import CalibrationStore, make_calibration
+from workers.imaging.calibration_store import CalibrationStore
+from workers.imaging.calibrations import make_calibration
 from workers.imaging.fits import read_exposure
 from workers.ingest.worker import Ingested
 from workers.replay import bus_alerts, compare, prepare, publish_night
@@ -109,7 +110,8 @@ def give_masters(root: Path, detector: int) -> None:
     for path in sorted(store.root.glob("*-0-*.fits")):
         one = store.load(path.stem)
         planes = {"image": one.image, "variance": one.variance, "mask": one.mask}
-        store.save(make_calibration(one.kind, instrument=one.instrument, detector=detector, band=one.band, **planes))
+        same = {"instrument": one.instrument, "band": one.band, "layout": one.layout}
+        store.save(make_calibration(one.kind, detector=detector, **same, **planes))
 
 
 @dataclass(frozen=True)

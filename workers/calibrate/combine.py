@@ -30,6 +30,8 @@ class Combined:
     """Of the mean, from the scatter of the values used."""
     count: NDArray[np.int32]
     """Values used."""
+    rejected: NDArray[np.int64]
+    """Values clipped in each frame, shape (frames,)."""
 
 
 def clip_sigma(frames: int) -> float:
@@ -68,19 +70,21 @@ def combine(stack: NDArray[np.float32], *, noise: float, sigma: float | None = N
     variance, count = np.empty_like(mean), np.empty((height, width), np.int32)
     rows = max(_TILE_SAMPLES // (frames * width), 1)
 
-    def one_tile(start: int) -> None:
+    def one_tile(start: int) -> NDArray[np.int64]:
         tile = slice(start, min(start + rows, height))
         values = np.ascontiguousarray(stack[:, tile], np.float32)
-        _combine_tile(values, limit, noise, _ROUNDS, mean[tile], variance[tile], count[tile])
+        rejected = np.zeros(frames, np.int64)
+        _combine_tile(values, limit, noise, _ROUNDS, mean[tile], variance[tile], count[tile], rejected)
+        return rejected
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one_tile, range(0, height, rows)))
-    return Combined(mean, variance, count)
+        parts = list(pool.map(one_tile, range(0, height, rows)))
+    return Combined(mean, variance, count, np.sum(parts, axis=0))
 
 
 @njit(cache=True, nogil=True)
 def _combine_tile(
-    stack: Any, limit: float, floor: float, rounds: int, mean: Any, variance: Any, count: Any
+    stack: Any, limit: float, floor: float, rounds: int, mean: Any, variance: Any, count: Any, rejected: Any
 ) -> None:  # pragma: no cover - compiled
     frames, height, width = stack.shape
     values = np.empty(frames, np.float64)
@@ -95,6 +99,11 @@ def _combine_tile(
             for i in range(low, high):
                 square += (values[i] - average) ** 2
             mean[y, x], count[y, x] = average, kept
+            if kept < n:
+                for frame in range(frames):
+                    value = stack[frame, y, x]
+                    if np.isfinite(value) and not values[low] <= value <= values[high - 1]:
+                        rejected[frame] += 1
             if kept > 1:
                 variance[y, x] = square / (kept - 1) / kept
             else:

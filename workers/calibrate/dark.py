@@ -9,7 +9,7 @@ from workers.imaging.exposure import Exposure, FloatImage
 
 __all__ = ["STEPS", "frame"]
 
-STEPS = ("overscan", "saturation", "bias")
+STEPS = ("overscan", "saturation", "crosstalk", "bias")
 """Steps of isr.steps that a dark frame goes through."""
 
 

@@ -62,11 +62,7 @@ def make_defects(dark: Calibration | None, flat: Calibration | None) -> Calibrat
         raise ConfigurationError("defects need a master dark or flat: run `skydelta calibrate dark` or `flat` first")
     first = masters[0]
     for other in masters[1:]:
-        if (first.instrument, first.detector, first.image.shape) != (
-            other.instrument,
-            other.detector,
-            other.image.shape,
-        ):
+        if _of(first) != _of(other):
             raise ConfigurationError(f"{first.id} and {other.id} are not of the same detector")
     bad = np.zeros(first.image.shape, bool)
     counts = {}
@@ -85,11 +81,16 @@ def make_defects(dark: Calibration | None, flat: Calibration | None) -> Calibrat
         image=np.zeros(bad.shape, np.float32),
         variance=np.zeros(bad.shape, np.float32),
         mask=np.where(bad, np.int32(MaskPlane.BAD), np.int32(0)),
+        layout=first.layout,
         validFrom=max(master.validFrom for master in masters),
         validTo=min(master.validTo for master in masters),
         inputs={sha256 for master in masters for sha256 in master.inputs},
         metadata={**counts, "bad": float(bad.sum())},
     )
+
+
+def _of(master: Calibration) -> tuple[str, int, str, tuple[int, ...]]:
+    return master.instrument, master.detector, master.layout, master.image.shape
 
 
 def _local(image: FloatImage) -> FloatImage:

@@ -10,7 +10,7 @@ from workers.imaging.masks import MaskPlane
 
 __all__ = ["STEPS", "frame", "illuminated_level", "normalised"]
 
-STEPS = ("overscan", "saturation", "bias", "dark", "gain")
+STEPS = ("overscan", "saturation", "crosstalk", "linearity", "bias", "dark", "gain", "deferred_charge")
 """Steps of isr.steps that a flat frame goes through."""
 
 _LEAST_LEVEL = 500.0

@@ -3,148 +3,135 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import ConfigurationError, DataError
+from schemas.errors import ConfigurationError
 from workers.calibrate import bias, dark, flat
 from workers.calibrate.combine import Combined, combine, frame_noise
-from workers.imaging.calibrations import FOREVER, Calibration, CalibrationSet, CalibrationStore, make_calibration
-from workers.imaging.exposure import Exposure, ExposureInfo, FloatImage, RawExposure
+from workers.calibrate.frames import Frames, Solution, band_of
+from workers.imaging.calibrations import FOREVER, Calibration, make_calibration
+from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.masks import MaskPlane
-from workers.survey.camera import Camera
-from workers.survey.config import IsrConfig
 
-__all__ = ["RawSource", "Reduce", "make_master"]
+__all__ = ["RECIPES", "Recipe", "combined_master", "make_master", "solved_master"]
 
-Reduce = Callable[[RawExposure, Camera, CalibrationSet, tuple[str, ...]], Exposure]
-"""`workers.isr.pipeline.apply_steps`, handed in because pipelines don't import each other."""
-
-RawSource = RawExposure | Callable[[], RawExposure]
-"""A raw exposure, or what loads it when its turn has come (so that one is in memory at a time)."""
-
-_LEAST_FRAMES = 3
 _HALF_DAY = 0.5
 _UNUSABLE = MaskPlane.SATURATED | MaskPlane.NO_DATA
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class Recipe:
+    """How a kind of master comes from frames: by combining them pixel by pixel, or by a solver."""
+
+    accepted: tuple[str, ...]
+    """Kinds of frames."""
     steps: tuple[str, ...]
-    frame: Callable[[Exposure], FloatImage]
+    """Those of the survey's isr.steps that the frames go through, and no others."""
+    least: int
+    """Frames needed."""
+    frame: Callable[[Exposure], FloatImage] | None = None
+    """What is combined."""
+    solve: Callable[[Frames, tuple[str, ...]], Solution] | None = None
 
 
-_RECIPES = {
-    "bias": _Recipe(bias.STEPS, bias.frame),
-    "dark": _Recipe(dark.STEPS, dark.frame),
-    "flat": _Recipe(flat.STEPS, flat.frame),
+RECIPES = {
+    "bias": Recipe(("bias",), bias.STEPS, 3, frame=bias.frame),
+    "dark": Recipe(("dark",), dark.STEPS, 3, frame=dark.frame),
+    "flat": Recipe(("flat",), flat.STEPS, 3, frame=flat.frame),
 }
+"""Every kind that is made from frames."""
 
 
 def make_master(
-    kind: str,
-    raws: Iterable[RawSource],
-    camera: Camera,
-    store: CalibrationStore,
-    reduce: Reduce,
-    *,
-    steps: tuple[str, ...] = IsrConfig().steps,
-    valid_from: float | None = None,
-    valid_to: float = FOREVER,
+    frames: Frames, survey_steps: tuple[str, ...], *, valid_from: float | None = None, valid_to: float = FOREVER
 ) -> Calibration:
-    """Make the master `kind` (bias, dark or flat) of one detector from raw frames, save it in `store` and return it.
+    """Make the master of ``frames.kind`` of one detector.
 
-    Frames go through those of the survey's `steps` that their kind needs, with masters from `store`. The master is
-    valid (MJD TAI, inclusive) from half a day before its first frame, or `valid_from`, until a newer one is there, or
-    `valid_to`. One frame is in memory at a time; the stack lies in a temporary file. Raises DataError where the frames
-    are fewer than three, of different kinds, instruments, detectors or bands, or one comes twice; ConfigurationError
-    for an unknown kind or a master that is missing.
+    Frames go through those of `survey_steps` that their kind needs. The master is valid (MJD TAI, inclusive) from half a
+    day before its first frame, or `valid_from`, until a newer one is there, or `valid_to`. Raises DataError for frames
+    that don't serve; ConfigurationError for an unknown kind or a master that is missing.
     """
-    if kind not in _RECIPES:
-        raise ConfigurationError(f"can't make a {kind!r} from frames; there are {', '.join(_RECIPES)}")
-    recipe = _RECIPES[kind]
-    wanted = tuple(name for name in steps if name in recipe.steps)
+    recipe = RECIPES.get(frames.kind)
+    if recipe is None:
+        raise ConfigurationError(f"can't make a {frames.kind!r} from frames; there are {', '.join(RECIPES)}")
+    steps = tuple(name for name in survey_steps if name in recipe.steps)
+    if recipe.frame is not None:
+        solution = combined_master(frames, steps, recipe.frame)
+    elif recipe.solve is not None:
+        solution = recipe.solve(frames, steps)
+    return solved_master(frames, solution, valid_from=valid_from, valid_to=valid_to)
+
+
+def solved_master(
+    frames: Frames, solution: Solution, *, valid_from: float | None = None, valid_to: float = FOREVER
+) -> Calibration:
+    """Return the Calibration of what was found in `frames`."""
+    begin = min(info.midpointMjdTai for info in frames.infos) - _HALF_DAY
+    return make_calibration(
+        frames.kind,
+        instrument=frames.infos[0].instrument,
+        detector=frames.infos[0].detector,
+        band=band_of(frames.kind, frames.infos[0]),
+        lamp=frames.lamp,
+        layout=frames.detector.layout,
+        image=solution.image,
+        variance=solution.variance,
+        mask=solution.mask,
+        tables=solution.tables,
+        validFrom=begin if valid_from is None else valid_from,
+        validTo=valid_to,
+        inputs=[info.sha256 for info in frames.infos],
+        metadata={"frames": float(len(frames)), **solution.metadata},
+    )
+
+
+def combined_master(frames: Frames, steps: tuple[str, ...], frame: Callable[[Exposure], FloatImage]) -> Solution:
+    """Return the clipped mean of the frames after `steps`; the stack lies in a temporary file, never in memory whole.
+
+    The table ``rejectedPixels`` counts, frame by frame in the order of the master's inputs, what was clipped.
+    """
     with tempfile.TemporaryDirectory(prefix="skydelta-") as folder:
         path = Path(folder) / "stack"
-        infos, shape = _spool(kind, raws, camera, store, reduce, wanted, path)
-        stack = np.memmap(path, np.float32, mode="r", shape=(len(infos), *shape))
+        shape = _spool(frames, steps, frame, path)
+        stack = np.memmap(path, np.float32, mode="r", shape=(len(frames), *shape))
         noise = frame_noise(stack[0], stack[1])
         combined = combine(stack, noise=noise)
         del stack
-    image, variance, mask = _finished(kind, combined)
-    begin = min(info.midpointMjdTai for info in infos) - _HALF_DAY
-    master = make_calibration(
-        kind,
-        instrument=infos[0].instrument,
-        detector=infos[0].detector,
-        band=_band(kind, infos[0]),
+    image, variance, mask = _finished(frames.kind, combined)
+    by_input = np.argsort([info.sha256 for info in frames.infos], kind="stable")
+    return Solution(
+        tables={"rejectedPixels": combined.rejected[by_input].astype(float)},
+        metadata={
+            "median": float(np.median(image)),
+            "frameNoise": noise,
+            "clippedFraction": float(combined.rejected.sum()) / (len(frames) * image.size),
+        },
         image=image,
         variance=variance,
         mask=mask,
-        validFrom=begin if valid_from is None else valid_from,
-        validTo=valid_to,
-        inputs=[info.sha256 for info in infos],
-        metadata=_metadata(image, combined, len(infos), noise),
     )
-    store.save(master)
-    return master
 
 
 def _spool(
-    kind: str,
-    raws: Iterable[RawSource],
-    camera: Camera,
-    store: CalibrationStore,
-    reduce: Reduce,
-    steps: tuple[str, ...],
-    path: Path,
-) -> tuple[list[ExposureInfo], tuple[int, int]]:
-    """Reduce frame after frame into one file of float32, unusable pixels NaN; return their infos and shape."""
-    infos: list[ExposureInfo] = []
+    frames: Frames, steps: tuple[str, ...], frame: Callable[[Exposure], FloatImage], path: Path
+) -> tuple[int, int]:
+    """Reduce frame after frame into one file of float32, unusable pixels NaN; return their shape."""
     shape = (0, 0)
-    needed = tuple(name for name in steps if name in _RECIPES)
     with path.open("wb") as stream:
-        for source in raws:
-            raw = source() if callable(source) else source
-            _check_alike(kind, raw.info, infos)
-            exposure = reduce(raw, camera, store.select(raw.info, needed), steps)
+        for index in range(len(frames)):
+            exposure = frames.reduced(index, steps)
+            values = frame(exposure)
             unusable = (exposure.mask & np.int32(_UNUSABLE)) != 0
-            frame = np.where(unusable, np.float32(np.nan), _RECIPES[kind].frame(exposure))
-            stream.write(np.ascontiguousarray(frame, np.float32).data)
-            infos.append(raw.info)
+            if unusable.any():
+                values = np.where(unusable, np.float32(np.nan), values)
+            stream.write(np.ascontiguousarray(values, np.float32).data)
             shape = exposure.shape
-    if len(infos) < _LEAST_FRAMES:
-        raise DataError(f"a master {kind} needs at least {_LEAST_FRAMES} frames, {len(infos)} were given")
-    return infos, shape
-
-
-def _check_alike(kind: str, info: ExposureInfo, before: list[ExposureInfo]) -> None:
-    """Raise DataError where a frame does not belong to those before it."""
-    if info.kind != kind:
-        raise DataError(
-            f"{info.fileName} is a {info.kind} frame, not a {kind}: leave it out, or mend [header.kind] in camera.toml"
-        )
-    for other in before:
-        if other.sha256 == info.sha256:
-            raise DataError(f"{info.fileName} and {other.fileName} are the same frame; give it once")
-    for name, mine, theirs in (
-        ("instrument", info.instrument, before[0].instrument if before else info.instrument),
-        ("detector", info.detector, before[0].detector if before else info.detector),
-        ("band", _band(kind, info), _band(kind, before[0]) if before else _band(kind, info)),
-    ):
-        if mine != theirs:
-            raise DataError(
-                f"{info.fileName} has {name} {mine!r} and {before[0].fileName} has {theirs!r}: "
-                f"one master {kind} takes frames of one {name}; run the command for each"
-            )
-
-
-def _band(kind: str, info: ExposureInfo) -> str:
-    return info.band if kind == "flat" else ""
+    return shape
 
 
 def _finished(kind: str, combined: Combined) -> tuple[FloatImage, FloatImage, NDArray[np.int32]]:
@@ -157,12 +144,3 @@ def _finished(kind: str, combined: Combined) -> tuple[FloatImage, FloatImage, ND
     mask = np.where(empty, mask | np.int32(MaskPlane.BAD), mask)
     fill = np.float32(1.0 if kind == "flat" else 0.0)
     return np.where(empty, fill, image), np.where(empty, np.float32(0), variance), mask
-
-
-def _metadata(image: FloatImage, combined: Combined, frames: int, noise: float) -> dict[str, float]:
-    return {
-        "frames": float(frames),
-        "median": float(np.median(image)),
-        "frameNoise": noise,
-        "clippedFraction": 1.0 - float(combined.count.mean()) / frames,
-    }

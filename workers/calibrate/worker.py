@@ -1,82 +1,88 @@
-"""Make the masters of a survey from raw files: one per detector, and per band for flats."""
+"""Make the masters of a survey from raw files: one per detector, and per band, lamp and period where they differ."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 
-from schemas.errors import DataError
+from schemas.errors import ConfigurationError, DataError
 from workers.calibrate.defects import make_defects
-from workers.calibrate.pipeline import RawSource, make_master
-from workers.imaging.calibrations import Calibration, CalibrationStore
-from workers.imaging.exposure import RawExposure
-from workers.ingest.pipeline import read_exposure
+from workers.calibrate.frames import Frames, LazyRaw, Reduce
+from workers.calibrate.groups import Group, archived, grouped, read_file
+from workers.calibrate.pipeline import RECIPES, make_master
+from workers.imaging.calibration_store import CalibrationStore
+from workers.imaging.calibrations import Calibration
+from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import apply_steps
 from workers.survey.config import Survey
 
-__all__ = ["KINDS", "make_masters", "read_file"]
+__all__ = ["DERIVED", "KINDS", "make_masters", "read_file", "reducer"]
 
-KINDS = ("bias", "dark", "flat", "defects")
+DERIVED = ("defects",)
+"""Kinds that are made from other masters, without frames."""
+
+KINDS = (*RECIPES, *DERIVED)
+
+Progress = Callable[[str], None]
 
 
-def read_file(path: Path, survey: Survey) -> RawExposure:
-    """Return the raw exposure in a file; raises DataError where it can't be read or does not fit the camera."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from error
-    return read_exposure(data, path.name, survey.camera)
+def reducer(survey: Survey, store: CalibrationStore) -> Reduce:
+    """Return what runs steps of signature removal on a raw frame with the survey's options and masters."""
+    config = survey.config.isr
+    return lambda raw, steps: apply_steps(
+        raw, survey.camera, masters_for(raw.info, survey.camera, store, config, steps), config, steps
+    )
 
 
 def make_masters(
     kind: str,
     paths: Iterable[Path],
     survey: Survey,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda text: None,
     *,
     valid_from: float | None = None,
 ) -> list[Calibration]:
-    """Make the masters of `kind` from raw files of any detectors and bands; those of another kind are an error.
+    """Make the masters of `kind` from raw files of any detectors and bands, and save them.
 
-    `valid_from` (MJD TAI) lets masters serve exposures from before their own frames, such as a prior-year archive.
-    Defects are made from the newest dark and flat of each detector, without files.
+    Without files those of the survey's archive are taken. `valid_from` (MJD TAI) lets masters serve exposures from
+    before their own frames, such as a prior-year archive. Derived kinds need no files. Raises DataError for frames of
+    another kind, and where there are none.
     """
-    store = CalibrationStore(survey.calibrations)
-    if kind == "defects":
-        return _defects(survey, store)
-    groups: dict[tuple[int, str], list[Path]] = {}
-    for path in sorted(paths):
-        info = read_file(path, survey).info
-        if info.kind != kind:
-            raise DataError(
-                f"{path} is a {info.kind} frame, not a {kind}; give frames of one kind, or mend header.kind"
-            )
-        groups.setdefault((info.detector, info.band if kind == "flat" else ""), []).append(path)
+    store = open_store(survey)
+    if kind in DERIVED:
+        return _derived(kind, survey, store)
+    if kind not in RECIPES:
+        raise ConfigurationError(f"can't make a {kind!r}; there are {', '.join(KINDS)}")
+    accepted = RECIPES[kind].accepted
+    files = list(paths) or archived(survey, accepted)
+    if not files:
+        raise DataError(f"no {' or '.join(accepted)} frames were named and {survey.archive / 'raw'} has none")
     made = []
-    for (detector, band), files in sorted(groups.items()):
-        progress(f"{kind} of detector {detector} {band}".rstrip() + f" from {len(files)} frames")
-        loaders: list[RawSource] = [partial(read_file, path, survey) for path in files]
-        steps = survey.config.isr.steps
-        made.append(make_master(kind, loaders, survey.camera, store, apply_steps, steps=steps, valid_from=valid_from))
+    for group in grouped(kind, accepted, files, survey):
+        progress(f"{kind} of {group} from {len(group.sources)} frames")
+        frames = _frames(kind, group, group.sources, survey, store)
+        master = make_master(frames, survey.config.isr.steps, valid_from=valid_from)
+        store.save(master)
+        made.append(master)
     return made
 
 
-def _defects(survey: Survey, store: CalibrationStore) -> list[Calibration]:
+def _frames(kind: str, group: Group, sources: tuple[LazyRaw, ...], survey: Survey, store: CalibrationStore) -> Frames:
+    recipe = RECIPES[kind]
+    reduce = reducer(survey, store)
+    return Frames(kind, survey.camera, sources, reduce, accepted=recipe.accepted, least=recipe.least, lamp=group.lamp)
+
+
+def _derived(kind: str, survey: Survey, store: CalibrationStore) -> list[Calibration]:
     made = []
     for detector in survey.camera.detectors:
-        newest = {kind: _newest(store, kind, detector.id) for kind in ("dark", "flat")}
-        if not any(newest.values()):
+        dark, flat = store.newest("dark", detector.id), store.newest("flat", detector.id)
+        if dark is None and flat is None:
             raise DataError(
                 f"detector {detector.id} has neither a master dark nor a master flat to find defects in; "
                 "run `skydelta calibrate dark` and `skydelta calibrate flat` first"
             )
-        defects = make_defects(newest["dark"], newest["flat"])
+        defects = make_defects(dark, flat)
         store.save(defects)
         made.append(defects)
     return made
-
-
-def _newest(store: CalibrationStore, kind: str, detector: int) -> Calibration | None:
-    masters = [store.load(path.stem) for path in sorted(store.root.glob(f"{kind}-{detector}-*.fits"))]
-    return max(masters, key=lambda master: (master.validFrom, master.id), default=None)

@@ -1,52 +1,62 @@
-"""Master calibrations: what they apply to, where they are kept, and which one an exposure gets."""
+"""Master calibrations: what they hold and what they apply to."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from types import MappingProxyType
-from urllib.parse import unquote
+from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigurationError, DataError
 from workers.imaging.exposure import ExposureInfo, FloatImage, MaskImage, frozen_array
-from workers.imaging.fits import (
-    card_of,
-    hdus_to_bytes,
-    open_hdus,
-    planes_from_hdus,
-    planes_to_hdus,
-    write_atomically,
-)
 
 __all__ = [
+    "BAND_KINDS",
     "FOREVER",
     "KINDS",
+    "TABLE_KINDS",
     "Calibration",
     "CalibrationSet",
-    "CalibrationStore",
-    "calibration_from_bytes",
-    "calibration_to_bytes",
+    "Tables",
     "make_calibration",
+    "misfits",
 ]
 
-KINDS = {"bias": "adu", "dark": "adu/s", "flat": "1", "defects": "1"}
+Tables = Mapping[str, NDArray[np.float64]]
+"""Named float64 arrays; the first axis counts the amplifiers, in camera.toml's order, where there is one of each."""
+
+KINDS = {
+    "bias": "adu",
+    "dark": "adu/s",
+    "flat": "1",
+    "fringe": "1",
+    "defects": "1",
+    "crosstalk": "",
+    "linearity": "",
+    "ptc": "",
+    "cti": "",
+    "brighter_fatter": "",
+}
 """Unit of the image of each kind of master; an image of defects is all zero, its mask is what counts."""
+
+TABLE_KINDS = ("crosstalk", "linearity", "ptc", "cti", "brighter_fatter")
+"""Kinds that have tables and no picture."""
+
+BAND_KINDS = ("flat", "fringe")
+"""Kinds that differ from band to band."""
 
 FOREVER = 1.0e6
 """MJD TAI that stands for 'until something newer is there'."""
 
-_CACHED = 8
-
 
 @dataclass(frozen=True)
 class Calibration:
-    """One master of one detector; the planes have the shape of the assembled detector, in the unit of `KINDS`."""
+    """One master of one detector; a picture has the shape of the assembled detector, in the unit of `KINDS`."""
 
     kind: str
     id: str
@@ -60,11 +70,17 @@ class Calibration:
     validTo: float
     """MJD TAI, inclusive."""
     image: FloatImage
+    """Of table kinds (0, 0), as `variance` and `mask`."""
     variance: FloatImage
     mask: MaskImage
+    layout: str = ""
+    """Fingerprint of the detector's amplifiers (`workers.survey.camera.Detector.layout`)."""
+    lamp: str = ""
+    """Of a flat of one lamp; empty: of a twilight, a screen, or of lamps put together."""
     inputs: tuple[str, ...] = ()
     """sha256 of the raw files, sorted."""
     metadata: Mapping[str, float] = field(default_factory=dict)
+    tables: Tables = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make the planes read-only."""
@@ -72,21 +88,19 @@ class Calibration:
             plane = np.ascontiguousarray(getattr(self, name), dtype=dtype)
             object.__setattr__(self, name, frozen_array(plane))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+        object.__setattr__(self, "tables", _frozen_tables(self.tables))
 
-    def check_applies(self, info: ExposureInfo, shape: tuple[int, int]) -> None:
-        """Raise ConfigurationError where this master is of another instrument, detector, band, time or shape."""
-        wrong = [
-            f"{name} {mine!r} instead of {theirs!r}"
-            for name, mine, theirs in (
-                ("instrument", self.instrument, info.instrument),
-                ("detector", self.detector, info.detector),
-                ("band", self.band, info.band if self.band else ""),
-                ("shape", self.image.shape, shape),
-            )
-            if mine != theirs
-        ]
-        if not self.validFrom <= info.midpointMjdTai <= self.validTo:
-            wrong.append(f"valid {self.validFrom:.5f}..{self.validTo:.5f} instead of at {info.midpointMjdTai:.5f}")
+    @cached_property
+    def flagged(self) -> tuple[NDArray[np.intp], MaskImage]:
+        """Flat indices and bits of the pixels whose mask is not zero: few, so that a step need not read the plane."""
+        at = np.flatnonzero(self.mask)
+        return at, self.mask.ravel()[at]
+
+    def check_applies(self, info: ExposureInfo, shape: tuple[int, int], layout: str) -> None:
+        """Raise ConfigurationError where this master is of another instrument, detector, band, time, shape, layout."""
+        wrong = misfits(self, info, layout)
+        if self.kind not in TABLE_KINDS and self.image.shape != shape:
+            wrong.append(f"shape {self.image.shape} instead of {shape}")
         if wrong:
             raise ConfigurationError(
                 f"calibration {self.id} does not fit exposure {info.label} ({info.fileName}): {'; '.join(wrong)}. "
@@ -94,48 +108,88 @@ class Calibration:
             )
 
 
+def misfits(calibration: Any, info: ExposureInfo, layout: str) -> list[str]:
+    """Return in words why a Calibration, or an entry of the store, does not serve an exposure; empty where it does."""
+    wrong = [
+        f"{name} {mine!r} instead of {theirs!r}"
+        for name, mine, theirs in (
+            ("instrument", calibration.instrument, info.instrument),
+            ("detector", calibration.detector, info.detector),
+            ("band", calibration.band, info.band if calibration.kind in BAND_KINDS else ""),
+            ("amplifier layout", calibration.layout, layout),
+        )
+        if mine != theirs
+    ]
+    if not calibration.validFrom <= info.midpointMjdTai <= calibration.validTo:
+        period = f"{calibration.validFrom:.5f}..{calibration.validTo:.5f}"
+        wrong.append(f"valid {period} instead of at {info.midpointMjdTai:.5f}")
+    return wrong
+
+
+def _frozen_tables(tables: Tables) -> Tables:
+    return MappingProxyType({name: frozen_array(np.ascontiguousarray(tables[name], float)) for name in sorted(tables)})
+
+
 def make_calibration(
     kind: str,
     *,
     instrument: str,
     detector: int,
-    image: NDArray[np.floating],
-    variance: NDArray[np.floating],
-    mask: NDArray[np.integer],
+    image: NDArray[np.floating] | None = None,
+    variance: NDArray[np.floating] | None = None,
+    mask: NDArray[np.integer] | None = None,
+    tables: Tables | None = None,
     band: str = "",
+    lamp: str = "",
+    layout: str = "",
     validFrom: float = 0.0,
     validTo: float = FOREVER,
     inputs: Iterable[str] = (),
     metadata: Mapping[str, float] | None = None,
 ) -> Calibration:
-    """Return a Calibration whose id follows from its content: the same input gives the same id."""
+    """Return a Calibration whose id follows from its content: the same input gives the same id.
+
+    Raises ConfigurationError for an unknown kind, DataError for planes that differ in shape or are absent.
+    """
     if kind not in KINDS:
         raise ConfigurationError(f"unknown calibration kind {kind!r}; there are {', '.join(KINDS)}")
-    if not image.shape == variance.shape == mask.shape:
+    empty = np.zeros((0, 0))
+    planes = [empty if plane is None else plane for plane in (image, variance, mask)]
+    if not planes[0].shape == planes[1].shape == planes[2].shape:
         raise DataError(f"{kind} of detector {detector}: image, variance and mask differ in shape")
-    pixels = np.ascontiguousarray(image, np.float32)
-    noise = np.ascontiguousarray(variance, np.float32)
-    flags = np.ascontiguousarray(mask, np.int32)
-    used, extra = tuple(sorted(inputs)), dict(sorted((metadata or {}).items()))
-    identity = repr((kind, instrument, detector, band, float(validFrom), float(validTo), used, extra))
-    digest = hashlib.sha256(identity.encode())
-    for plane in (pixels, noise, flags):
-        digest.update(plane.data)
-    name = f"{kind}-{detector}-{band or 'all'}-{digest.hexdigest()[:12]}"
-    return Calibration(
+    if (planes[0].size == 0) != (kind in TABLE_KINDS):
+        raise DataError(f"{kind} of detector {detector}: {'has a picture' if planes[0].size else 'lacks its picture'}")
+    made = Calibration(
         kind=kind,
-        id=name,
+        id="",
         instrument=instrument,
         detector=detector,
         band=band,
+        lamp=lamp,
+        layout=layout,
         validFrom=float(validFrom),
         validTo=float(validTo),
-        image=pixels,
-        variance=noise,
-        mask=flags,
-        inputs=used,
-        metadata=extra,
+        image=planes[0],  # type: ignore[arg-type]
+        variance=planes[1],  # type: ignore[arg-type]
+        mask=planes[2],  # type: ignore[arg-type]
+        inputs=tuple(sorted(inputs)),
+        metadata=dict(sorted((metadata or {}).items())),
+        tables=tables or {},
     )
+    object.__setattr__(made, "id", f"{kind}-{detector}-{band or 'all'}-{_digest(made)}")
+    return made
+
+
+def _digest(made: Calibration) -> str:
+    fields = ("kind", "instrument", "detector", "band", "lamp", "layout", "validFrom", "validTo", "inputs")
+    identity = repr([*(getattr(made, name) for name in fields), dict(made.metadata)])
+    digest = hashlib.sha256(identity.encode())
+    for plane in (made.image, made.variance, made.mask):
+        digest.update(plane.data)
+    for name, table in made.tables.items():
+        digest.update(f"{name}{table.shape}".encode())
+        digest.update(table.tobytes())
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -144,158 +198,16 @@ class CalibrationSet:
 
     by_kind: Mapping[str, Calibration] = field(default_factory=dict)
 
-    def need(self, kind: str, info: ExposureInfo, shape: tuple[int, int]) -> Calibration:
+    def need(self, kind: str, info: ExposureInfo, shape: tuple[int, int], layout: str) -> Calibration:
         """Return the master of `kind` after checking that it applies; raises ConfigurationError."""
         if kind not in self.by_kind:
             raise ConfigurationError(
                 f"exposure {info.label} ({info.fileName}) needs a {kind} and none was given; "
-                f"make one with `skydelta calibrate {kind}`, or take {kind!r} out of isr.steps in survey.toml"
+                f"make one with `skydelta calibrate {kind}`, or change isr.steps in survey.toml"
             )
-        self.by_kind[kind].check_applies(info, shape)
+        self.by_kind[kind].check_applies(info, shape, layout)
         return self.by_kind[kind]
 
     def ids(self) -> dict[str, str]:
         """Return the calibration id by kind: the provenance of what these were applied to."""
         return {kind: calibration.id for kind, calibration in sorted(self.by_kind.items())}
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """What selection needs to know of a file without reading its pixels."""
-
-    kind: str
-    id: str
-    instrument: str
-    band: str
-    detector: int
-    validFrom: float
-    validTo: float
-
-
-class CalibrationStore:
-    """A folder of masters, one FITS file each, named by id. Files are never changed, only added."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._entries: dict[str, _Entry] = {}
-        self._loaded: dict[str, Calibration] = {}
-
-    def save(self, calibration: Calibration) -> Path:
-        """Write the master as ``<id>.fits``, complete or not at all; saving it again changes nothing."""
-        path = self.root / f"{calibration.id}.fits"
-        if not path.exists():
-            write_atomically(path, calibration_to_bytes(calibration))
-        return path
-
-    def load(self, name: str) -> Calibration:
-        """Return the master with this id (the last few stay in memory); raises DataError where it is not there."""
-        if name in self._loaded:
-            self._loaded[name] = self._loaded.pop(name)
-            return self._loaded[name]
-        path = self.root / f"{name}.fits"
-        calibration = calibration_from_bytes(_bytes_of(path), str(path))
-        self._loaded[name] = calibration
-        while len(self._loaded) > _CACHED:
-            del self._loaded[next(iter(self._loaded))]
-        return calibration
-
-    def select(self, info: ExposureInfo, kinds: Iterable[str]) -> CalibrationSet:
-        """Return for each kind the master valid at the exposure's midpoint, the one with the latest validFrom.
-
-        Raises ConfigurationError naming the command that makes one where there is none.
-        """
-        return CalibrationSet({kind: self.load(self._best(info, kind).id) for kind in kinds})
-
-    def _best(self, info: ExposureInfo, kind: str) -> _Entry:
-        band = info.band if kind == "flat" else ""
-        known = [self._entry(path) for path in sorted(self.root.glob(f"{kind}-{info.detector}-{band or 'all'}-*.fits"))]
-        fitting = [
-            entry
-            for entry in known
-            if (entry.kind, entry.instrument, entry.detector, entry.band)
-            == (kind, info.instrument, info.detector, band)
-            and entry.validFrom <= info.midpointMjdTai <= entry.validTo
-        ]
-        if not fitting:
-            windows = [f"{e.id} ({e.instrument}, MJD {e.validFrom:.3f}..{e.validTo:.3f})" for e in known]
-            raise ConfigurationError(
-                f"no {kind} for {info.instrument} detector {info.detector}{f' band {band}' if band else ''} "
-                f"at MJD {info.midpointMjdTai:.5f} (exposure {info.label}, {info.fileName}) in {self.root}; "
-                f"there {'are: ' + ', '.join(windows) if windows else 'is none at all'}. "
-                f"Make one with `skydelta calibrate {kind} FILES`"
-            )
-        return max(fitting, key=lambda entry: (entry.validFrom, entry.id))
-
-    def _entry(self, path: Path) -> _Entry:
-        if path.stem not in self._entries:
-            try:
-                header = fits.getheader(path, 0)
-                self._entries[path.stem] = _entry_of(header)
-            except (OSError, KeyError, ValueError) as error:
-                raise DataError(f"{path} is not a calibration that skydelta wrote: {error}") from error
-        return self._entries[path.stem]
-
-
-def _entry_of(header: fits.Header) -> _Entry:
-    return _Entry(
-        kind=str(header["KIND"]),
-        id=str(header["CALIBID"]),
-        instrument=_text(header, "INSTRUME"),
-        band=_text(header, "BAND"),
-        detector=int(header["DETECTOR"]),
-        validFrom=float(header["VALIDFR"]),
-        validTo=float(header["VALIDTO"]),
-    )
-
-
-def _text(header: fits.Header, key: str) -> str:
-    return unquote(str(header[key]))
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"calibration {path} can't be read: {error.strerror}") from error
-
-
-def calibration_to_bytes(calibration: Calibration) -> bytes:
-    """Return the master as multi-extension FITS: primary header, IMAGE, MASK, VARIANCE; equal content, equal bytes."""
-    header = fits.Header()
-    header["KIND"], header["CALIBID"] = calibration.kind, calibration.id
-    header["INSTRUME"], header["BAND"] = card_of(calibration.instrument), card_of(calibration.band)
-    header["DETECTOR"] = calibration.detector
-    header["VALIDFR"] = (card_of(calibration.validFrom), "MJD TAI")
-    header["VALIDTO"] = (card_of(calibration.validTo), "MJD TAI")
-    for number, sha256 in enumerate(calibration.inputs):
-        header[f"IN{number:05d}"] = sha256
-    for name, value in calibration.metadata.items():
-        header[f"HIERARCH META {name}"] = card_of(float(value))
-    unit = KINDS[calibration.kind]
-    return hdus_to_bytes(header, planes_to_hdus(calibration.image, calibration.mask, calibration.variance, unit))
-
-
-def calibration_from_bytes(data: bytes, label: str) -> Calibration:
-    """Read a master back; raises DataError where the bytes are damaged or no calibration."""
-    with open_hdus(data, label) as hdus:
-        header = hdus[0].header
-        image, mask, variance = planes_from_hdus(hdus, label)
-        try:
-            entry = _entry_of(header)
-            calibration = Calibration(
-                kind=entry.kind,
-                id=entry.id,
-                instrument=entry.instrument,
-                detector=entry.detector,
-                band=entry.band,
-                validFrom=entry.validFrom,
-                validTo=entry.validTo,
-                image=image,
-                variance=variance,
-                mask=mask,
-                inputs=tuple(str(header[key]) for key in header if key[:2] == "IN" and key[2:].isdigit()),
-                metadata={key[5:]: float(header[key]) for key in header if key.startswith("META ")},
-            )
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{label}: not a calibration that skydelta wrote: {error}") from error
-    return calibration

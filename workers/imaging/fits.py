@@ -33,6 +33,7 @@ __all__ = [
     "planes_from_hdus",
     "planes_to_hdus",
     "read_exposure",
+    "read_raw_cards",
     "read_raw_hdus",
     "write_atomically",
     "write_exposure",
@@ -82,6 +83,14 @@ def read_raw_hdus(data: bytes, label: str) -> tuple[dict[int, NDArray[Any]], dic
             )
         cards = _readable_cards(hdus[0].header) | _readable_cards(hdus[next(iter(pixels))].header)
     return pixels, cards
+
+
+def read_raw_cards(data: bytes, label: str) -> dict[str, Any]:
+    """Return the cards that `read_raw_hdus` returns, without reading pixels; raises DataError as it does."""
+    with open_hdus(data, label) as hdus, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = next((hdu for hdu in hdus if hdu.header.get("NAXIS") == 2), hdus[0])
+        return _readable_cards(hdus[0].header) | _readable_cards(first.header)
 
 
 def open_hdus(data: bytes, label: str) -> fits.HDUList:

@@ -33,6 +33,10 @@ class MaskPlane(IntFlag):
     INJECTED = 1 << 13
     INJECTED_TEMPLATE = 1 << 14
     SPIKE = 1 << 15
+    BLEED = 1 << 16
+    """Charge that ran along a column from a saturated pixel."""
+    GHOST = 1 << 17
+    """Light of a bright star that came by reflections: a ghost or a glint."""
 
 
 BLOCKING = (
@@ -42,6 +46,7 @@ BLOCKING = (
     | MaskPlane.EDGE
     | MaskPlane.NO_DATA
     | MaskPlane.SATURATED_TEMPLATE
+    | MaskPlane.BLEED
 )
 """Planes whose pixels enter no fit."""
 

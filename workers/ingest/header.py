@@ -14,7 +14,7 @@ from schemas.errors import DataError
 from workers.imaging.exposure import ExposureInfo
 from workers.survey.camera import Camera, HeaderKey
 
-__all__ = ["exposure_info"]
+__all__ = ["exposure_info", "lamp_of"]
 
 _KINDS = ("science", "bias", "dark", "flat")
 _MJD_2000 = 51544.0
@@ -106,6 +106,12 @@ def exposure_info(cards: Mapping[str, Any], *, file_name: str, sha256: str, came
         fileName=file_name,
         target=_target(source),
     )
+
+
+def lamp_of(cards: Mapping[str, Any], *, file_name: str, camera: Camera) -> str:
+    """Return the lamp of a flat by ``[header.lamp]``; empty where camera.toml names none or the card is absent."""
+    entry, source = camera.header.lamp, _Source(cards, file_name, camera)
+    return str(source.value("lamp", entry)).strip() if entry is not None and _present(source, entry) else ""
 
 
 def _present(source: _Source, entry: HeaderKey) -> bool:

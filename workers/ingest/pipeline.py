@@ -14,13 +14,13 @@ from astropy_healpix import HEALPix
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
-from workers.imaging.exposure import RawExposure, frozen_array
-from workers.imaging.fits import read_raw_hdus
+from workers.imaging.exposure import ExposureInfo, RawExposure, frozen_array
+from workers.imaging.fits import read_raw_cards, read_raw_hdus
 from workers.ingest.header import exposure_info
 from workers.survey.camera import Amplifier, Camera, Detector, parse_section
 from workers.survey.geometry import nominal_wcs
 
-__all__ = ["detector_reach", "read_exposure", "sky_tile", "tiles_touched"]
+__all__ = ["detector_reach", "read_exposure", "read_info", "sky_tile", "tiles_touched"]
 
 _TILES = HEALPix(nside=32, order="nested")
 _EDGE_SLACK = 0.2
@@ -41,6 +41,12 @@ def read_exposure(data: bytes, file_name: str, camera: Camera) -> RawExposure:
     _check_shapes(pixels, _detector(info.detector, file_name, camera), file_name, camera)
     hdus = {index: frozen_array(array) for index, array in pixels.items()}
     return RawExposure(info, MappingProxyType(hdus), MappingProxyType(cards))
+
+
+def read_info(data: bytes, file_name: str, camera: Camera) -> ExposureInfo:
+    """Return what a raw file's header says of the exposure, without its pixels; raises DataError."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return exposure_info(read_raw_cards(data, file_name), file_name=file_name, sha256=sha256, camera=camera)
 
 
 def _detector(number: int, file_name: str, camera: Camera) -> Detector:

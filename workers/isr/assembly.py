@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from workers.imaging.exposure import FloatImage, RawExposure
 from workers.survey.camera import Amplifier, Detector, parse_section
 
-__all__ = ["assemble", "assemble_image", "data_pixels", "oriented"]
+__all__ = ["assemble_image", "bands", "data_pixels", "oriented"]
+
+_BAND = 32_768
+"""Pixels that are worked on at once where several passes go over them: they stay in the processor's cache."""
 
 
 def data_pixels(raw: RawExposure, amplifier: Amplifier) -> NDArray[Any]:
@@ -20,18 +23,28 @@ def data_pixels(raw: RawExposure, amplifier: Amplifier) -> NDArray[Any]:
 
 
 def oriented(pixels: NDArray[Any], amplifier: Amplifier) -> NDArray[Any]:
-    """Return an amplifier's pixels, flipped from readout order to the detector's."""
+    """Return an amplifier's pixels as a view, flipped from readout order to the detector's, or back."""
     return pixels[:: -1 if amplifier.flip_y else 1, :: -1 if amplifier.flip_x else 1]
 
 
-def assemble(detector: Detector, values: Callable[[Amplifier], NDArray[Any]], fill: Any, dtype: type) -> NDArray[Any]:
-    """Return a (height, width) array: each amplifier's `values` (readout order) in its place, `fill` elsewhere."""
-    image: NDArray[Any] = np.full((detector.height, detector.width), fill, dtype)
-    for amplifier in detector.amplifiers:
-        image[parse_section(amplifier.position)] = oriented(values(amplifier), amplifier)
-    return image
+def bands(amplifier: Amplifier) -> Iterator[tuple[slice, slice]]:
+    """Yield sections (rows, columns) of the detector that make up the amplifier, each small enough for the cache."""
+    rows, columns = parse_section(amplifier.position)
+    step = max(_BAND // (columns.stop - columns.start), 1)
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop)), columns
 
 
 def assemble_image(raw: RawExposure, detector: Detector) -> FloatImage:
     """Return the raw counts of the whole detector, float32 ADU, NaN where no amplifier is; overscan is left out."""
-    return assemble(detector, lambda amplifier: data_pixels(raw, amplifier), np.nan, np.float32)
+    image = np.empty((detector.height, detector.width), np.float32)
+    if sum(_area(amplifier) for amplifier in detector.amplifiers) < image.size:
+        image.fill(np.nan)
+    for amplifier in detector.amplifiers:
+        image[parse_section(amplifier.position)] = oriented(data_pixels(raw, amplifier), amplifier)
+    return image
+
+
+def _area(amplifier: Amplifier) -> int:
+    rows, columns = parse_section(amplifier.position)
+    return (rows.stop - rows.start) * (columns.stop - columns.start)

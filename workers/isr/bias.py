@@ -7,10 +7,10 @@ from workers.isr.state import IsrState
 __all__ = ["apply"]
 
 
-def apply(state: IsrState) -> IsrState:
+def apply(state: IsrState) -> None:
     """Subtract the master bias (ADU); its variance is added, its flagged pixels are flagged here."""
     state.need_unit("adu", "bias")
     bias = state.need("bias")
-    return state.replaced(
-        image=state.image - bias.image, variance=state.variance + bias.variance, mask=state.mask | bias.mask
-    )
+    state.image -= bias.image
+    state.variance += bias.variance
+    state.flag_as(bias)

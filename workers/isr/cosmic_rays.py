@@ -72,13 +72,13 @@ def _filled(image: FloatImage, found: NDArray[np.bool_], bad: NDArray[np.bool_])
     return filled
 
 
-def apply(state: IsrState) -> IsrState:
+def apply(state: IsrState) -> None:
     """Set CR; the values stay. The number of tracks and the share of pixels become metrics."""
     state.need_unit("electron", "cosmic_rays")
     hits = find_cosmic_rays(state.image, state.variance, (state.mask & _BLOCKED) != 0)
-    tracks = label(hits, np.ones((3, 3), int))[1] if hits.any() else 0
-    state = state.replaced(mask=state.masked(hits, MaskPlane.CR))
-    return state.with_metrics(cosmicRayCount=float(tracks), cosmicRayFraction=float(hits.mean()))
+    state.flag(hits, MaskPlane.CR)
+    state.metrics["cosmicRayCount"] = float(label(hits, np.ones((3, 3), int))[1] if hits.any() else 0)
+    state.metrics["cosmicRayFraction"] = float(hits.mean())
 
 
 @njit(cache=True, nogil=True)

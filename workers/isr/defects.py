@@ -7,6 +7,6 @@ from workers.isr.state import IsrState
 __all__ = ["apply"]
 
 
-def apply(state: IsrState) -> IsrState:
+def apply(state: IsrState) -> None:
     """Set the planes of the defect map; the values stay, nothing is interpolated."""
-    return state.replaced(mask=state.mask | state.need("defects").mask)
+    state.flag_as(state.need("defects"))

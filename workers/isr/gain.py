@@ -6,10 +6,12 @@ import math
 
 from schemas.errors import DataError
 from workers.imaging.exposure import RawExposure
+from workers.imaging.masks import MaskPlane
+from workers.isr.assembly import bands
 from workers.isr.state import IsrState
 from workers.survey.camera import Amplifier, Camera, parse_section
 
-__all__ = ["amplifier_gain", "apply"]
+__all__ = ["amplifier_gain", "apply", "gains", "read_noises"]
 
 
 def amplifier_gain(amplifier: Amplifier, raw: RawExposure, camera: Camera) -> float:
@@ -35,15 +37,31 @@ def amplifier_gain(amplifier: Amplifier, raw: RawExposure, camera: Camera) -> fl
     return gain
 
 
-def apply(state: IsrState) -> IsrState:
-    """Multiply each amplifier by its gain: image and variance are in electrons and electrons² afterwards."""
+def gains(state: IsrState) -> list[float]:
+    """Return the gain of each amplifier, electrons per ADU, from where ``isr.gain_source`` says."""
+    if state.config.gain_source == "ptc":
+        return [float(gain) for gain in state.need("ptc").tables["gain"]]
+    return [amplifier_gain(amplifier, state.raw, state.camera) for amplifier in state.detector.amplifiers]
+
+
+def read_noises(state: IsrState) -> list[float]:
+    """Return the read noise of each amplifier, electrons, from where ``isr.gain_source`` says."""
+    if state.config.gain_source == "ptc":
+        return [float(noise) for noise in state.need("ptc").tables["readNoise"]]
+    return [amplifier.read_noise for amplifier in state.detector.amplifiers]
+
+
+def apply(state: IsrState) -> None:
+    """Multiply each amplifier by its gain: image and variance are in electrons and electrons² afterwards.
+
+    An amplifier whose overscan is noisier than ``isr.noisy_amplifier`` electrons becomes BAD.
+    """
     state.need_unit("adu", "gain")
-    image, variance = state.image.copy(), state.variance.copy()
-    removed = None if state.removed is None else state.removed.copy()
-    for amplifier in state.detector.amplifiers:
-        gain, section = amplifier_gain(amplifier, state.raw, state.camera), parse_section(amplifier.position)
-        image[section] *= gain
-        variance[section] *= gain**2
-        if removed is not None:
-            removed[section] *= gain
-    return state.replaced(image=image, variance=variance, removed=removed, unit="electron")
+    for amplifier, gain in zip(state.detector.amplifiers, gains(state), strict=True):
+        for band in bands(amplifier):
+            state.image[band] *= gain
+            state.variance[band] *= gain**2
+        noise = state.metrics.get(f"overscanNoise_{amplifier.name}", 0.0) * gain
+        if 0.0 < state.config.noisy_amplifier < noise:
+            state.mask[parse_section(amplifier.position)] |= int(MaskPlane.BAD)
+    state.unit = "electron"

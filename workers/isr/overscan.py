@@ -7,77 +7,127 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import LSQUnivariateSpline
 from scipy.ndimage import median_filter, uniform_filter1d
 
 from schemas.errors import ConfigurationError
 from workers.imaging.exposure import RawExposure
-from workers.isr.assembly import oriented
 from workers.isr.state import IsrState
 from workers.survey.camera import Amplifier, parse_section
+from workers.survey.isr_config import OverscanConfig
 
-__all__ = ["apply", "overscan_levels"]
+__all__ = ["amplifier_offset", "apply", "overscan_levels"]
 
 _PIXELS_PER_LEVEL = 100
-_CLIP = 4.0
 _MAD_TO_SIGMA = 1.4826
+_Levels = NDArray[np.float64]
 
 
-def overscan_levels(overscan: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
+def overscan_levels(
+    overscan: NDArray[Any], method: str = "smooth", *, clip: float = 4.0, knots: int = 12
+) -> tuple[_Levels, float]:
     """Return the offset of each row, float64 (rows,), and the noise, both in ADU, of an overscan (rows, columns).
 
-    Each level is the clipped mean of as many rows round it as make 100 pixels, so that its own noise is a tenth of the
-    read noise at most; a mean, for a median of whole counts is off by up to half a count. The noise is 1.4826 MAD
-    about the running median: like every MAD of whole counts it moves in steps of about half a count.
+    ``smooth``: the clipped mean of as many rows round it as make 100 pixels, so that its own noise is a tenth of the
+    read noise at most; ``per_row``: of the row alone; ``spline``: cubic, with `knots` evenly spaced, through the rows'
+    means; ``median``: one clipped mean about the median for all rows. A mean everywhere, for a median of whole counts
+    is off by up to half a count. Pixels more than `clip` sigma off the running median are left out. The noise is
+    1.4826 MAD about it: like every MAD of whole counts it moves in steps of about half a count.
     """
     values = np.asarray(overscan, np.float64)
     rows, columns = values.shape
     window = min(2 * math.ceil(_PIXELS_PER_LEVEL / columns / 2) + 1, 2 * rows + 1)
-    values = np.where(np.isfinite(values), values, np.nan)
-    first = median_filter(_finite(np.nanmedian(values, axis=1)), size=window, mode="nearest")
-    residual = np.abs(values - first[:, None])
-    sigma = max(_MAD_TO_SIGMA * float(np.nanmedian(residual)), 0.5)
-    kept = residual <= _CLIP * sigma
-    total = uniform_filter1d(np.where(kept, values, 0.0).sum(axis=1), window, mode="nearest")
-    count = uniform_filter1d(kept.sum(axis=1, dtype=np.float64), window, mode="nearest")
+    finite = np.isfinite(values)
+    medians = _sorted_median(np.sort(values, axis=1)) if finite.all() else _row_medians(values, finite)
+    first = median_filter(medians, size=window, mode="nearest")
+    residual = np.abs(np.where(finite, values, np.inf) - first[:, None])
+    mad = float(_sorted_median(np.sort(residual[finite].astype(np.float32))))
+    kept = residual <= clip * max(_MAD_TO_SIGMA * mad, 0.5)
+    total, count = np.where(kept, values, 0.0).sum(axis=1), kept.sum(axis=1, dtype=np.float64)
+    return _fitted(total, count, first, method, window, knots), _MAD_TO_SIGMA * mad
+
+
+def _sorted_median(values: NDArray[Any]) -> NDArray[Any]:
+    """Median over the last axis, which is in order: numpy sorts rows faster than it takes their medians."""
+    size = values.shape[-1]
+    return np.asarray(0.5 * (values[..., (size - 1) // 2] + values[..., size // 2]))
+
+
+def _row_medians(values: _Levels, finite: NDArray[np.bool_]) -> _Levels:
+    """Median of each row's numbers; of all of them where a row has none."""
+    medians = np.full(len(values), np.median(values[finite]))
+    some = finite.any(axis=1)
+    medians[some] = np.nanmedian(np.where(finite[some], values[some], np.nan), axis=1)
+    return medians
+
+
+def _fitted(total: _Levels, count: _Levels, first: _Levels, method: str, window: int, knots: int) -> _Levels:
+    """Return the level of each row from the sums and numbers of its kept pixels, by `method`."""
+    if method == "median":
+        return np.full(len(total), total.sum() / max(count.sum(), 1.0))
+    if method == "smooth":
+        total, count = (uniform_filter1d(part, window, mode="nearest") for part in (total, count))
     levels = np.where(count > 1e-9, total / np.maximum(count, 1e-9), first)
-    return levels, _MAD_TO_SIGMA * float(np.nanmedian(residual))
+    if method != "spline" or len(levels) < 4 * knots:
+        return levels
+    rows = np.arange(len(levels), dtype=float)
+    inner = np.linspace(0, len(levels) - 1, knots)[1:-1]
+    return np.asarray(LSQUnivariateSpline(rows, levels, inner, w=np.sqrt(np.maximum(count, 1e-3)))(rows))
 
 
-def _finite(medians: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(np.isfinite(medians), medians, np.nanmedian(medians))
-
-
-def apply(state: IsrState) -> IsrState:
+def apply(state: IsrState) -> None:
     """Subtract each amplifier's offset; level and noise (ADU) become metrics. Raises ConfigurationError without one."""
     state.need_unit("adu", "overscan")
-    image, metrics = state.image.copy(), {}
     for amplifier in state.detector.amplifiers:
-        offset, noise = _offset(state.raw, amplifier, state.camera.name)
-        image[parse_section(amplifier.position)] -= oriented(offset, amplifier)
-        metrics[f"overscanLevel_{amplifier.name}"] = float(offset.mean())
-        metrics[f"overscanNoise_{amplifier.name}"] = noise
-    return state.replaced(image=image).with_metrics(**metrics)
+        serial, parallel, noise = amplifier_offset(state.raw, amplifier, state.config.overscan, state.camera.name)
+        part = state.part(amplifier, state.image)
+        part -= serial.astype(np.float32)[:, None]
+        if parallel is not None:
+            part -= parallel.astype(np.float32)[None, :]
+        level = float(serial.mean()) + (0.0 if parallel is None else float(parallel.mean()))
+        state.metrics[f"overscanLevel_{amplifier.name}"] = level
+        state.metrics[f"overscanNoise_{amplifier.name}"] = noise
 
 
-def _offset(raw: RawExposure, amplifier: Amplifier, camera: str) -> tuple[NDArray[np.float64], float]:
-    """Return the offset of every data pixel in readout order, float64 ADU, and the noise."""
-    if amplifier.overscan is None:
-        raise ConfigurationError(
-            f"amplifier {amplifier.name} of camera {camera} has no overscan section: give one in camera.toml, "
-            "or take 'overscan' out of isr.steps in survey.toml and calibrate a bias"
-        )
+def amplifier_offset(
+    raw: RawExposure, amplifier: Amplifier, config: OverscanConfig, camera: str
+) -> tuple[_Levels, _Levels | None, float]:
+    """Return the offset of the data's rows and, if any, of its columns, in readout order, and the noise; float64 ADU.
+
+    Raises ConfigurationError where camera.toml gives the amplifier no section that ``[isr.overscan]`` uses.
+    """
     pixels = raw.hdus[amplifier.hdu]
     rows, columns = parse_section(amplifier.data)
-    serial, noise = overscan_levels(pixels[parse_section(amplifier.overscan)])
-    start = parse_section(amplifier.overscan)[0].start
-    offset = np.repeat(_at(serial, rows, start)[:, None], columns.stop - columns.start, axis=1)
-    if amplifier.parallel_overscan is not None:
-        below, beside = parse_section(amplifier.parallel_overscan)
-        strip = pixels[below, beside] - _at(serial, below, start)[:, None]
-        offset += _at(overscan_levels(strip.T)[0], columns, beside.start)[None, :]
-    return offset, noise
+    beside_levels, first, parallel, noises = np.zeros(1), rows.start, None, []
+    if amplifier.overscan is not None and config.serial != "none":
+        section = parse_section(amplifier.overscan)
+        beside = _skipped(pixels[section], config.skip, axis=1, near_end=section[1].start < columns.start)
+        beside_levels, noise = overscan_levels(beside, config.serial, clip=config.clip, knots=config.knots)
+        first = section[0].start
+        noises.append(noise)
+    if amplifier.parallel_overscan is not None and config.parallel != "none":
+        section = parse_section(amplifier.parallel_overscan)
+        strip = pixels[section] - _at(beside_levels, section[0], first)[:, None]
+        strip = _skipped(strip, config.skip, axis=0, near_end=section[0].start < rows.start)
+        levels, noise = overscan_levels(strip.T, config.parallel, clip=config.clip, knots=config.knots)
+        parallel = _at(levels, columns, section[1].start)
+        noises.append(noise)
+    if not noises:
+        raise ConfigurationError(
+            f"amplifier {amplifier.name} of camera {camera} has no overscan section that [isr.overscan] uses: give one "
+            "in camera.toml, or take 'overscan' out of isr.steps in survey.toml and calibrate a bias"
+        )
+    return _at(beside_levels, rows, first), parallel, noises[0]
 
 
-def _at(levels: NDArray[np.float64], wanted: slice, start: int) -> NDArray[np.float64]:
+def _skipped(block: NDArray[Any], skip: int, axis: int, near_end: bool) -> NDArray[Any]:
+    """Return the overscan without the `skip` rows or columns next to the data, but never less than one."""
+    size = block.shape[axis]
+    skip = min(skip, size - 1)
+    kept = slice(0, size - skip) if near_end else slice(skip, size)
+    return block[(kept, slice(None)) if axis == 0 else (slice(None), kept)]
+
+
+def _at(levels: _Levels, wanted: slice, start: int) -> _Levels:
     """Levels of the wanted rows (or columns); beyond the overscan's ends the last one holds."""
     return np.asarray(levels[np.clip(np.arange(wanted.start, wanted.stop) - start, 0, len(levels) - 1)])

@@ -7,19 +7,30 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from schemas.errors import ConfigurationError, DataError
+from workers.imaging.bright_stars import BrightStars
 from workers.imaging.calibrations import KINDS, CalibrationSet
 from workers.imaging.exposure import Exposure, RawExposure
 from workers.imaging.masks import MaskPlane
-from workers.isr import bias, cosmic_rays, dark, defects, flat, gain, overscan, saturation, variance
+from workers.isr import (
+    bias,
+    cosmic_rays,
+    dark,
+    defects,
+    flat,
+    gain,
+    overscan,
+    saturation,
+    variance,
+)
 from workers.isr.assembly import assemble_image
 from workers.isr.state import IsrState
 from workers.survey.camera import Camera
-from workers.survey.config import IsrConfig
 from workers.survey.geometry import nominal_wcs
+from workers.survey.isr_config import IsrConfig
 
 __all__ = ["STEPS", "apply_steps", "needed_kinds", "remove_signature"]
 
-STEPS: dict[str, Callable[[IsrState], IsrState]] = {
+STEPS: dict[str, Callable[[IsrState], None]] = {
     "overscan": overscan.apply,
     "saturation": saturation.apply,
     "bias": bias.apply,
@@ -32,26 +43,40 @@ STEPS: dict[str, Callable[[IsrState], IsrState]] = {
 }
 """Every step there is, by its name in ``isr.steps``."""
 
+_KIND_OF_STEP = {"deferred_charge": "cti"}
+"""Kinds of master that are not called like the step that takes them."""
 _INDISPENSABLE = ("gain", "variance")
 
 
-def needed_kinds(steps: Iterable[str]) -> tuple[str, ...]:
-    """Return the kinds of master calibration that `steps` ask for; raises ConfigurationError for an unknown step."""
-    steps = tuple(steps)
+def needed_kinds(config: IsrConfig, steps: Iterable[str] | None = None, band: str = "") -> tuple[str, ...]:
+    """Return the kinds of master calibration that `steps` (default: the survey's) ask for, for frames of a band.
+
+    Raises ConfigurationError for an unknown step.
+    """
+    steps = config.steps if steps is None else tuple(steps)
     for name in steps:
         if name not in STEPS:
             raise ConfigurationError(f"isr.steps in survey.toml names {name!r}; the known steps are {', '.join(STEPS)}")
     repeated = {name for name in steps if steps.count(name) > 1}
     if repeated:
         raise ConfigurationError(f"isr.steps in survey.toml names {', '.join(sorted(repeated))} more than once")
-    return tuple(name for name in steps if name in KINDS)
+    kinds = [_KIND_OF_STEP.get(name, name) for name in steps if name != "fringe" or band in config.fringe.bands]
+    measured = ["ptc"] if config.gain_source == "ptc" and "gain" in steps else []
+    return tuple(kind for kind in [*kinds, *measured] if kind in KINDS)
 
 
-def remove_signature(raw: RawExposure, camera: Camera, calibrations: CalibrationSet, config: IsrConfig) -> Exposure:
+def remove_signature(
+    raw: RawExposure,
+    camera: Camera,
+    calibrations: CalibrationSet,
+    config: IsrConfig,
+    stars: BrightStars | None = None,
+) -> Exposure:
     """Return a science exposure in electrons, sky included, with mask, variance and its nominal WCS.
 
-    Raises DataError for an exposure that has no picture, gain or WCS, or is no science frame; ConfigurationError for
-    steps that can't work and for masters that are missing or don't fit.
+    `stars` are the bright ones in and round the field; without them no ghost is known. Raises DataError for an
+    exposure that has no picture, gain or WCS, or is no science frame; ConfigurationError for steps that can't work and
+    for masters that are missing or don't fit.
     """
     missing = [name for name in _INDISPENSABLE if name not in config.steps]
     if missing:
@@ -61,19 +86,27 @@ def remove_signature(raw: RawExposure, camera: Camera, calibrations: Calibration
             f"{raw.info.fileName} is a {raw.info.kind} frame, not a science exposure; "
             f"give it to `skydelta calibrate {raw.info.kind}`"
         )
-    exposure = apply_steps(raw, camera, calibrations, config.steps)
+    exposure = apply_steps(raw, camera, calibrations, config, stars=stars)
     return exposure.replaced(wcs=nominal_wcs(raw, camera)).with_metrics(skyMedian=_sky_median(exposure))
 
 
-def apply_steps(raw: RawExposure, camera: Camera, calibrations: CalibrationSet, steps: tuple[str, ...]) -> Exposure:
-    """Run `steps` on any kind of raw exposure; the unit is ``adu`` until the gain step, ``electron`` after it.
+def apply_steps(
+    raw: RawExposure,
+    camera: Camera,
+    calibrations: CalibrationSet,
+    config: IsrConfig,
+    steps: tuple[str, ...] | None = None,
+    stars: BrightStars | None = None,
+) -> Exposure:
+    """Run `steps` (default: the survey's) on any kind of raw exposure; the unit is ``adu`` until the gain step.
 
     Raises as `remove_signature`, but asks for no WCS.
     """
-    kinds = needed_kinds(steps)
-    state = _begin(raw, camera, calibrations)
+    steps = config.steps if steps is None else steps
+    kinds = needed_kinds(config, steps, raw.info.band)
+    state = _begin(raw, camera, calibrations, config, stars)
     for name in steps:
-        state = STEPS[name](state)
+        STEPS[name](state)
     used = CalibrationSet({kind: calibrations.by_kind[kind] for kind in kinds})
     return Exposure(
         info=raw.info,
@@ -86,21 +119,30 @@ def apply_steps(raw: RawExposure, camera: Camera, calibrations: CalibrationSet, 
     )
 
 
-def _begin(raw: RawExposure, camera: Camera, calibrations: CalibrationSet) -> IsrState:
+def _begin(
+    raw: RawExposure, camera: Camera, calibrations: CalibrationSet, config: IsrConfig, stars: BrightStars | None
+) -> IsrState:
     """Assemble the detector; what holds no number becomes BAD and NO_DATA at the median level."""
     detector = camera.detector(raw.info.detector)
     image = assemble_image(raw, detector)
-    good = np.isfinite(image)
-    if not good.any() or image[good].min() == image[good].max():
-        level = f"all pixels are {image[good][0]:g} ADU" if good.any() else "no pixel holds a number"
+    mask = np.zeros(image.shape, np.int32)
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite(high - low):
+        good = np.isfinite(image)
+        if good.any():
+            low, high = float(image[good].min()), float(image[good].max())
+            image[~good] = np.median(image[good])
+            mask[~good] = np.int32(MaskPlane.BAD | MaskPlane.NO_DATA)
+    if not high > low:
+        level = f"all pixels are {low:g} ADU" if np.isfinite(low) else "no pixel holds a number"
         raise DataError(
             f"{raw.info.fileName} (exposure {raw.info.label}) is empty: {level}; was the shutter or the readout stuck?"
         )
-    mask = np.where(good, 0, np.int32(MaskPlane.BAD | MaskPlane.NO_DATA)).astype(np.int32)
-    image = np.where(good, image, np.median(image[good]))
-    return IsrState(raw, camera, detector, calibrations, image, mask, np.zeros_like(image))
+    return IsrState(raw, camera, detector, calibrations, config, image, mask, np.zeros_like(image), stars)
 
 
 def _sky_median(exposure: Exposure) -> float:
-    good = exposure.image[exposure.mask == 0]
+    """Median of the unflagged pixels; on more than four million, of every so-many-th row."""
+    stride = max(exposure.image.size // 4_000_000, 1)
+    good = exposure.image[::stride][exposure.mask[::stride] == 0]
     return float(np.median(good)) if good.size else float("nan")

@@ -2,26 +2,72 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 
 from workers.imaging.masks import MaskPlane
-from workers.isr.assembly import assemble, data_pixels
+from workers.isr.assembly import data_pixels
 from workers.isr.state import IsrState
+from workers.survey.camera import Amplifier, parse_section
 
 __all__ = ["apply", "grown"]
 
-
-def grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a bool mask (height, width) grown by one pixel in all eight directions: charge spills over."""
-    return np.asarray(binary_dilation(mask, np.ones((3, 3), bool)) if mask.any() else mask)
+_Places = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
-def apply(state: IsrState) -> IsrState:
-    """Set SATURATED (grown by one pixel; bleed trails are at that level themselves) and SUSPECT."""
-    full = assemble(state.detector, lambda a: data_pixels(state.raw, a) >= a.saturation, False, bool)
-    suspect = assemble(state.detector, lambda a: data_pixels(state.raw, a) >= (a.suspect or np.inf), False, bool)
-    mask = state.masked(grown(full), MaskPlane.SATURATED)
-    mask = np.where(suspect, mask | np.int32(MaskPlane.SUSPECT), mask)
-    return state.replaced(mask=mask).with_metrics(saturatedFraction=float(full.mean()))
+def grown(places: _Places, shape: tuple[int, int]) -> _Places:
+    """Return (rows, columns) of the pixels and of their eight neighbours inside `shape`: charge spills over."""
+    step = np.array([-1, 0, 1])
+    rows = np.clip(places[0][:, None, None] + step[:, None], 0, shape[0] - 1)
+    columns = np.clip(places[1][:, None, None] + step[None, :], 0, shape[1] - 1)
+    rows, columns = np.broadcast_arrays(rows, columns)
+    return rows.ravel(), columns.ravel()
+
+
+def apply(state: IsrState) -> None:
+    """Set SATURATED (grown by one pixel) and SUSPECT; above a measured turnoff (``gain_source = "ptc"``) too."""
+    count = 0
+    turnoffs = _turnoffs(state)
+    height, width = state.mask.shape
+    for amplifier, turnoff in zip(state.detector.amplifiers, turnoffs, strict=True):
+        pixels = data_pixels(state.raw, amplifier)
+        suspect = min(amplifier.suspect or math.inf, turnoff)
+        bright = np.nonzero(_at_least(pixels, min(suspect, amplifier.saturation)))
+        values = pixels[bright]
+        if math.isfinite(suspect):
+            state.mask[_assembled(bright, values >= suspect, amplifier)] |= int(MaskPlane.SUSPECT)
+        full = _assembled(bright, values >= amplifier.saturation, amplifier)
+        state.mask[grown(full, (height, width))] |= int(MaskPlane.SATURATED)
+        count += full[0].size
+    state.metrics["saturatedFraction"] = count / state.mask.size
+
+
+def _turnoffs(state: IsrState) -> list[float]:
+    """Level of each amplifier, in raw ADU, beyond which its noise no longer grows with the light."""
+    if state.config.gain_source != "ptc":
+        return [math.inf] * len(state.detector.amplifiers)
+    levels = [state.metrics.get(f"overscanLevel_{a.name}", 0.0) for a in state.detector.amplifiers]
+    above = state.need("ptc").tables["turnoff"]
+    return [level + float(turnoff) for level, turnoff in zip(levels, above, strict=True)]
+
+
+def _at_least(pixels: NDArray[Any], level: float) -> NDArray[np.bool_]:
+    """Compare with a level in the pixels' own type: four times as fast as in double precision."""
+    if not np.issubdtype(pixels.dtype, np.integer):
+        return np.asarray(pixels >= level)
+    limits = np.iinfo(pixels.dtype)
+    if level > limits.max:
+        return np.zeros(pixels.shape, bool)
+    return np.asarray(pixels >= pixels.dtype.type(max(math.ceil(level), limits.min)))
+
+
+def _assembled(places: _Places, chosen: NDArray[np.bool_], amplifier: Amplifier) -> _Places:
+    """Return (rows, columns) in the assembled detector of the chosen places in the amplifier's data."""
+    at_rows, at_columns = places[0][chosen], places[1][chosen]
+    rows, columns = parse_section(amplifier.position)
+    row = rows.stop - 1 - at_rows if amplifier.flip_y else rows.start + at_rows
+    column = columns.stop - 1 - at_columns if amplifier.flip_x else columns.start + at_columns
+    return row, column

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from schemas.errors import DataError
 from workers.characterize.pipeline import characterize
-from workers.imaging.calibrations import CalibrationStore
+from workers.imaging.calibration_store import CalibrationStore
 from workers.imaging.exposure import Exposure, ExposureInfo
 from workers.imaging.fits import write_exposure
 from workers.imaging.reference import ReferenceCatalogue, load_reference
 from workers.ingest.pipeline import read_exposure
-from workers.isr.pipeline import needed_kinds, remove_signature
+from workers.isr.masters import masters_for, open_store
+from workers.isr.pipeline import remove_signature
 from workers.items import CalexpItem, RawItem
 from workers.survey.config import Survey, load_survey
 from workers.templates.calexps import read_entry
@@ -40,14 +41,14 @@ class IsrStage:
     def open(cls, survey: Survey) -> IsrStage:
         """Bind the stage to the survey's reference catalogue and calibrations; raises ConfigurationError."""
         reference = load_reference(survey.path(survey.config.reference.path))
-        return cls(survey, reference, CalibrationStore(survey.calibrations))
+        return cls(survey, reference, open_store(survey))
 
     def calibrate(self, data: bytes, file_name: str) -> Exposure:
         """Return the calibrated exposure of a raw file's bytes; raises DataError or ConfigurationError."""
         config = self.survey.config
         raw = read_exposure(data, file_name, self.survey.camera)
-        calibrations = self.store.select(raw.info, needed_kinds(config.isr.steps))
-        electrons = remove_signature(raw, self.survey.camera, calibrations, config.isr)
+        masters = masters_for(raw.info, self.survey.camera, self.store, config.isr)
+        electrons = remove_signature(raw, self.survey.camera, masters, config.isr)
         return characterize(electrons, self.reference, config.characterize)
 
     def process(self, item: RawItem) -> CalexpItem:

@@ -14,7 +14,7 @@ __all__ = ["host_features", "mask_features"]
 _NEAR = 1.5
 """FWHM; within it the host's peak is looked for."""
 _VISIBLE = 5.0  # sigma
-_SATURATED = MaskPlane.SATURATED | MaskPlane.SATURATED_TEMPLATE
+_SATURATED = MaskPlane.SATURATED | MaskPlane.SATURATED_TEMPLATE | MaskPlane.BLEED
 _DOUBTFUL = (
     MaskPlane.SUSPECT
     | MaskPlane.STREAK
@@ -22,6 +22,7 @@ _DOUBTFUL = (
     | MaskPlane.CROSSTALK
     | MaskPlane.HIGH_VARIANCE
     | MaskPlane.SPIKE
+    | MaskPlane.GHOST
 )
 _OFF = MaskPlane.EDGE | MaskPlane.NO_DATA
 

@@ -132,6 +132,18 @@ class DetectorSettings:
     dust_rings: int = 4
     cosmic_rays: float = 30.0
     """per megapixel and minute"""
+    nonlinearity: float = 0.0
+    """Relative loss of response at full well; 0: none."""
+    crosstalk: float = 0.0
+    """Typical coefficient between two amplifiers; 0: none."""
+    brighter_fatter: float = 0.0
+    """Area coefficient a00 of a pixel's own charge, per electron (negative: -2.5e-6 is usual); 0: none."""
+    serial_cti: float = 0.0
+    """Fraction of the charge left behind per serial transfer; 0: none."""
+    parallel_cti: float = 0.0
+    """Fraction of the charge left behind per parallel transfer; 0: none."""
+    fringe: float = 0.0
+    """Amplitude of the fringes relative to the sky; 0: none."""
 
 
 @dataclass(frozen=True)

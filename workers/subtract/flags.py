@@ -14,7 +14,8 @@ __all__ = ["is_droppable", "set_photometry_flags", "set_pixel_flags"]
 
 _Rows = NDArray[Any]
 _Bool = NDArray[np.bool_]
-_ANY_SATURATED = MaskPlane.SATURATED | MaskPlane.SATURATED_TEMPLATE
+_ANY_SATURATED = MaskPlane.SATURATED | MaskPlane.SATURATED_TEMPLATE | MaskPlane.BLEED
+_ANY_SUSPECT = MaskPlane.SUSPECT | MaskPlane.GHOST
 _FOOTPRINT_FLAGS = {
     "pixelFlags_bad": MaskPlane.BAD,
     "pixelFlags_cr": MaskPlane.CR,
@@ -22,7 +23,7 @@ _FOOTPRINT_FLAGS = {
     "pixelFlags_nodata": MaskPlane.NO_DATA,
     "pixelFlags_interpolated": MaskPlane.INTERPOLATED,
     "pixelFlags_saturated": _ANY_SATURATED,
-    "pixelFlags_suspect": MaskPlane.SUSPECT,
+    "pixelFlags_suspect": _ANY_SUSPECT,
     "pixelFlags_streak": MaskPlane.STREAK,
     "pixelFlags_injected": MaskPlane.INJECTED,
     "pixelFlags_injected_template": MaskPlane.INJECTED_TEMPLATE,
@@ -32,7 +33,7 @@ _CENTRE_FLAGS = {
     "pixelFlags_nodataCenter": MaskPlane.NO_DATA,
     "pixelFlags_interpolatedCenter": MaskPlane.INTERPOLATED,
     "pixelFlags_saturatedCenter": _ANY_SATURATED,
-    "pixelFlags_suspectCenter": MaskPlane.SUSPECT,
+    "pixelFlags_suspectCenter": _ANY_SUSPECT,
     "pixelFlags_streakCenter": MaskPlane.STREAK,
     "pixelFlags_injectedCenter": MaskPlane.INJECTED,
     "pixelFlags_injected_templateCenter": MaskPlane.INJECTED_TEMPLATE,

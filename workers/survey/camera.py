@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from workers.survey.load import load_toml
+from workers.survey.reflections import Reflection
 
 __all__ = [
     "Amplifier",
@@ -96,6 +99,12 @@ class Detector(_Model):
                 raise ValueError(f"amplifier {amplifier.name}: data and position differ in shape")
         return self
 
+    @cached_property
+    def layout(self) -> str:
+        """Fingerprint of the amplifiers' names, order, places and directions: what a calibration must agree with."""
+        amplifiers = [(a.name, a.data, a.position, a.flip_x, a.flip_y) for a in self.amplifiers]
+        return hashlib.sha256(repr((self.width, self.height, amplifiers)).encode()).hexdigest()[:12]
+
 
 class HeaderKey(_Model):
     """Where one field comes from: a keyword, or a constant `value`; exactly one of the two."""
@@ -132,6 +141,7 @@ class HeaderMap(_Model):
     kind: HeaderKey = HeaderKey(value="science")
     gain: HeaderKey | None = None
     target: HeaderKey | None = None
+    lamp: HeaderKey | None = Field(None, description="of flats: which LED or lamp shone")
 
 
 class PointingWcs(_Model):
@@ -150,12 +160,25 @@ class Camera(_Model):
     detectors: tuple[Detector, ...] = Field(min_length=1)
     wcs: PointingWcs | None = Field(None, description="absent: the header's WCS is used")
     night_offset_hours: float = Field(-12.0, description="UTC plus this many hours gives the observing night's date")
+    reflections: tuple[Reflection, ...] = Field((), description="ghosts and glints, for the step `ghosts`")
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Camera:
         ids = [detector.id for detector in self.detectors]
         if len(set(ids)) != len(ids):
             raise ValueError(f"detector ids must differ, they are {ids}")
+        return self
+
+    @model_validator(mode="after")
+    def _reflections_have_an_origin(self) -> Camera:
+        names = [reflection.name for reflection in self.reflections]
+        if len(set(names)) != len(names):
+            raise ValueError(f"names of reflections must differ, they are {names}")
+        lost = [d.name for d in self.detectors if not {"offset_x", "offset_y"} <= d.model_fields_set]
+        if self.reflections and lost:
+            raise ValueError(
+                f"reflections are mapped about the boresight: give offset_x and offset_y of detectors {', '.join(lost)}"
+            )
         return self
 
     def detector(self, number: int) -> Detector:

@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workers.survey.camera import Camera, load_camera
+from workers.survey.isr_config import IsrConfig
 from workers.survey.load import load_toml
 
-__all__ = ["Survey", "SurveyConfig", "load_survey"]
+__all__ = ["IsrConfig", "Survey", "SurveyConfig", "load_survey"]
 
 
 class _Model(BaseModel):
@@ -58,23 +59,6 @@ class ReferenceConfig(_Model):
     """The reference catalogue: FITS table with ra, dec (deg ICRS) and flux_<band>, flux_<band>_err (nJy)."""
 
     path: str = "reference.fits"
-
-
-class IsrConfig(_Model):
-    """Instrument signature removal: the steps in their order."""
-
-    steps: tuple[str, ...] = (
-        "overscan",
-        "saturation",
-        "bias",
-        "dark",
-        "gain",
-        "variance",
-        "flat",
-        "defects",
-        "cosmic_rays",
-    )
-    keep_calexps: bool = Field(True, description="write each calibrated exposure to archive/calexps")
 
 
 class CharacterizeConfig(_Model):

@@ -20,17 +20,21 @@ _FIRST_VALUES = {"name": "my-survey", "begin": 60676.0, "end": 61041.0, "pixel_s
 def initial_survey_toml(**values: Any) -> str:
     """Return the text of a commented survey.toml; `values` replace first values of keys that have no default."""
     first = {**_FIRST_VALUES, **values}
-    lines = ["# survey.toml: where things are and how the stages work. Keys with # are at their defaults.", ""]
-    tables = []
-    for name, field in SurveyConfig.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            tables += ["", f"# {_first_line(field.annotation)}", f"[{name}]"]
-            tables += [
-                line for key, inner in field.annotation.model_fields.items() for line in _entry(key, inner, first)
-            ]
+    head = ["# survey.toml: where things are and how the stages work. Keys with # are at their defaults.", ""]
+    return "\n".join([*head, *_table("", SurveyConfig, first)]) + "\n"
+
+
+def _table(path: str, model: type[BaseModel], first: dict[str, Any]) -> list[str]:
+    """One table: its own keys, then the tables below it."""
+    lines = ["", f"# {_first_line(model)}", f"[{path}]"] if path else []
+    below = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            below += _table(f"{path}.{name}" if path else name, inner, first)
         else:
             lines += _entry(name, field, first)
-    return "\n".join(lines + tables) + "\n"
+    return lines + below
 
 
 def _first_line(model: type[BaseModel]) -> str:

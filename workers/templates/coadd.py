@@ -13,7 +13,7 @@ from workers.imaging.masks import BLOCKING, MaskPlane
 __all__ = ["EXCLUDED", "Coadd", "Stack", "combine"]
 
 _Bool = NDArray[np.bool_]
-EXCLUDED = BLOCKING | MaskPlane.STREAK | MaskPlane.INJECTED
+EXCLUDED = BLOCKING | MaskPlane.STREAK | MaskPlane.GHOST | MaskPlane.INJECTED
 """Planes whose pixels do not enter the mean."""
 _KEPT = MaskPlane.SUSPECT | MaskPlane.CROSSTALK | MaskPlane.SPIKE | MaskPlane.INTERPOLATED
 """Planes that the mean takes from any input in it (what was detected in the inputs says nothing of the mean)."""
