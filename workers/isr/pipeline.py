@@ -138,7 +138,7 @@ def _begin(
         raise DataError(
             f"{raw.info.fileName} (exposure {raw.info.label}) is empty: {level}; was the shutter or the readout stuck?"
         )
-    return IsrState(raw, camera, detector, calibrations, config, image, mask, np.zeros_like(image), stars)
+    return IsrState(raw, camera, detector, calibrations, config, image, mask, np.zeros(image.shape, np.float32), stars)
 
 
 def _sky_median(exposure: Exposure) -> float:

@@ -35,7 +35,7 @@ def apply(state: IsrState) -> None:
     for amplifier, turnoff in zip(state.detector.amplifiers, turnoffs, strict=True):
         pixels = data_pixels(state.raw, amplifier)
         suspect = min(amplifier.suspect or math.inf, turnoff)
-        bright = np.nonzero(_at_least(pixels, min(suspect, amplifier.saturation)))
+        bright = _places(_at_least(pixels, min(suspect, amplifier.saturation)))
         values = pixels[bright]
         if math.isfinite(suspect):
             state.mask[_assembled(bright, values >= suspect, amplifier)] |= int(MaskPlane.SUSPECT)
@@ -62,6 +62,12 @@ def _at_least(pixels: NDArray[Any], level: float) -> NDArray[np.bool_]:
     if level > limits.max:
         return np.zeros(pixels.shape, bool)
     return np.asarray(pixels >= pixels.dtype.type(max(math.ceil(level), limits.min)))
+
+
+def _places(where: NDArray[np.bool_]) -> _Places:
+    """Return what `np.nonzero` does; on a flat array it is ten times as fast."""
+    rows, columns = np.divmod(np.flatnonzero(where), where.shape[1])
+    return rows, columns
 
 
 def _assembled(places: _Places, chosen: NDArray[np.bool_], amplifier: Amplifier) -> _Places:
