@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from workers.isr.assembly import bands
+import numpy as np
+from numba import njit
+
+from workers.imaging.exposure import FloatImage
 from workers.isr.gain import gains, read_noises
 from workers.isr.state import IsrState
+from workers.survey.camera import parse_section
 
-__all__ = ["apply"]
+__all__ = ["add_counting_noise", "apply"]
+
+_HALF = 2
+"""Pixels on each side of the box that the expected charge is the mean of."""
+_LIKE = np.float32(9.0)
+"""Squared sigma within which a pixel is taken for a member of its box."""
 
 
 def apply(state: IsrState) -> None:
@@ -17,12 +26,67 @@ def apply(state: IsrState) -> None:
     Taken before the flat, for it is the detected electrons that scatter; the noise of bias and dark is there already.
     """
     state.need_unit("electron", "variance")
-    dark = state.need("dark") if state.dark_seconds else None
+    dark = state.need("dark").image if state.dark_seconds else state.image[:0, :0]
     for amplifier, gain, noise in zip(state.detector.amplifiers, gains(state), read_noises(state), strict=True):
-        for band in bands(amplifier):
-            charge = state.image[band]
-            if dark is not None:
-                charge = charge + dark.image[band] * np.float32(state.dark_seconds * gain)
-            counted = np.maximum(charge, np.float32(0))
-            counted += np.float32(noise**2)
-            state.variance[band] += counted
+        section, seconds = parse_section(amplifier.position), state.dark_seconds * gain
+        add_counting_noise(state.image, state.variance, noise, section, dark=dark, dark_scale=seconds)
+
+
+def add_counting_noise(
+    image: FloatImage,
+    variance: FloatImage,
+    read_noise: float,
+    section: tuple[slice, slice],
+    *,
+    dark: FloatImage,
+    dark_scale: float,
+) -> None:
+    """Add to a section of `variance` (electrons², changed in place) the noise of `image` (electrons).
+
+    The charge expected in a pixel is the mean of the 5 x 5 pixels round it where the pixel is within 3 sigma of that
+    mean, and its own charge elsewhere (in stars). Its own charge everywhere would make low pixels certain and high ones
+    uncertain: weighted means would be low by an electron in every pixel, and pulls would not have mean zero.
+    `dark` (of the image's shape, or empty) times `dark_scale` is charge that was taken off and scatters still.
+    """
+    rows, columns = section
+    bounds = (rows.start, rows.stop, columns.start, columns.stop)
+    hot = dark.size > 0
+    _add(image, variance, dark if hot else image, bounds, np.float32(read_noise**2), np.float32(dark_scale), hot)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"})
+def _add(
+    image: Any, variance: Any, dark: Any, bounds: Any, read: Any, scale: Any, hot: bool
+) -> None:  # pragma: no cover - compiled
+    top, bottom, left, right = bounds
+    sums = np.empty(right - left + 2 * _HALF, np.float32)
+    charge = np.empty(right - left, np.float32)
+    for y in range(top, bottom):
+        _box_means(image, y, bounds, sums, charge)
+        for x in range(left, right):
+            own, mean = image[y, x], charge[x - left]
+            away = own - mean
+            alike = away * away <= _LIKE * (max(mean, np.float32(0)) + read)
+            charge[x - left] = mean if alike else own
+        if hot:
+            for x in range(left, right):
+                charge[x - left] += dark[y, x] * scale
+        for x in range(left, right):
+            variance[y, x] += max(charge[x - left], np.float32(0)) + read
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"})
+def _box_means(image: Any, y: int, bounds: Any, sums: Any, mean: Any) -> None:  # pragma: no cover - compiled
+    """Mean over the box round each pixel of row `y`, rows and columns at the section's border counted again."""
+    top, bottom, left, right = bounds
+    width = right - left
+    sums[:] = 0
+    for step in range(-_HALF, _HALF + 1):
+        row = min(max(y + step, top), bottom - 1)
+        for x in range(width):
+            sums[x + _HALF] += image[row, left + x]
+    for x in range(_HALF):
+        sums[x] = sums[_HALF]
+        sums[width + _HALF + x] = sums[width + _HALF - 1]
+    for x in range(width):
+        mean[x] = (sums[x] + sums[x + 1] + sums[x + 2] + sums[x + 3] + sums[x + 4]) * np.float32(1 / 25)
