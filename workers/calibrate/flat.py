@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from schemas.errors import DataError
+from schemas.errors import ConfigurationError, DataError
+from workers.imaging.calibrations import Calibration, make_calibration
 from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.masks import MaskPlane
 
-__all__ = ["STEPS", "frame", "illuminated_level", "normalised"]
+__all__ = ["STEPS", "combined_lamps", "frame", "illuminated_level", "normalised"]
 
 STEPS = ("overscan", "saturation", "crosstalk", "linearity", "bias", "dark", "gain", "deferred_charge")
 """Steps of isr.steps that a flat frame goes through."""
@@ -45,3 +48,40 @@ def normalised(
     dead = ~(response > _LEAST_RESPONSE)
     mask = np.where(dead, np.int32(MaskPlane.BAD), np.int32(0))
     return response, variance / level**2, mask
+
+
+def combined_lamps(flats: Mapping[str, Calibration], weights: Mapping[str, float]) -> Calibration:
+    """Return the flat of one detector and band that `weights` of the lamps' flats make up, with median 1.
+
+    A filter's light is that of several LEDs. Raises ConfigurationError where a lamp with a weight has no flat or the
+    weights don't sum to more than zero.
+    """
+    missing = sorted(lamp for lamp, weight in weights.items() if weight and lamp not in flats)
+    total = sum(weights.values())
+    if missing or not total > 0:
+        why = f"there are no flats of {', '.join(missing)}" if missing else f"they sum to {total}"
+        raise ConfigurationError(f"calibrate.lamp_weights in survey.toml: {why}; the lamps seen are {sorted(flats)}")
+    used = {lamp: flats[lamp] for lamp in sorted(weights) if weights[lamp]}
+    first = next(iter(used.values()))
+    image, variance = np.zeros(first.image.shape), np.zeros(first.image.shape)
+    mask = np.zeros(first.image.shape, np.int32)
+    for lamp, flat in used.items():
+        share = weights[lamp] / total
+        image += share * flat.image
+        variance += share**2 * flat.variance
+        mask |= flat.mask
+    response, noise, dead = normalised(image.astype(np.float32), variance.astype(np.float32))
+    return make_calibration(
+        "flat",
+        instrument=first.instrument,
+        detector=first.detector,
+        band=first.band,
+        layout=first.layout,
+        image=response,
+        variance=noise,
+        mask=mask | dead,
+        validFrom=max(flat.validFrom for flat in used.values()),
+        validTo=min(flat.validTo for flat in used.values()),
+        inputs={sha256 for flat in used.values() for sha256 in flat.inputs},
+        metadata={f"weight {lamp}": weights[lamp] / total for lamp in used},
+    )

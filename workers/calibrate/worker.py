@@ -7,6 +7,7 @@ from pathlib import Path
 
 from schemas.errors import ConfigurationError, DataError
 from workers.calibrate.defects import make_defects
+from workers.calibrate.flat import combined_lamps
 from workers.calibrate.frames import Frames, LazyRaw, Reduce
 from workers.calibrate.groups import Group, archived, grouped, read_file
 from workers.calibrate.pipeline import RECIPES, make_master
@@ -64,7 +65,19 @@ def make_masters(
         master = make_master(frames, survey.config.isr.steps, valid_from=valid_from)
         store.save(master)
         made.append(master)
-    return made
+    return made + (_of_all_lamps(made, survey, store) if kind == "flat" else [])
+
+
+def _of_all_lamps(made: list[Calibration], survey: Survey, store: CalibrationStore) -> list[Calibration]:
+    """Put the lamps' flats of each detector and band together where survey.toml gives their weights."""
+    together = []
+    for detector, band in sorted({(one.detector, one.band) for one in made}):
+        weights = survey.config.calibrate.lamp_weights.get(band)
+        if weights:
+            flats = {one.lamp: one for one in made if (one.detector, one.band) == (detector, band) and one.lamp}
+            together.append(combined_lamps(flats, weights))
+            store.save(together[-1])
+    return together
 
 
 def _frames(kind: str, group: Group, sources: tuple[LazyRaw, ...], survey: Survey, store: CalibrationStore) -> Frames:

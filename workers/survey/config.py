@@ -61,6 +61,19 @@ class ReferenceConfig(_Model):
     path: str = "reference.fits"
 
 
+class CalibrateConfig(_Model):
+    """How masters are made and when they are trusted."""
+
+    lamp_weights: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="by band, how much each lamp counts in the flat of no lamp, e.g. {r = {LED5 = 0.6, LED6 = 0.4}}",
+    )
+    max_days: float = Field(0.0, ge=0, description="longest period of one master with --periods; 0: no limit")
+    quarantine: bool = Field(
+        True, description="put aside a master that differs from the one before it by more than certification allows"
+    )
+
+
 class CharacterizeConfig(_Model):
     """Background, PSF, WCS and zero point."""
 
@@ -138,6 +151,7 @@ class SurveyConfig(_Model):
     blobs: BlobConfig = BlobConfig()
     reference: ReferenceConfig = ReferenceConfig()
     isr: IsrConfig = IsrConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
     characterize: CharacterizeConfig = CharacterizeConfig()
     subtract: SubtractConfig = SubtractConfig()
     score: ScoreConfig = ScoreConfig()
