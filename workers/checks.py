@@ -71,6 +71,8 @@ def _raw(survey: Survey, path: Path) -> str:
 
 def _astrometry(survey: Survey, path: Path) -> str:
     raw = read_file(path, survey)
+    if raw.info.kind != "science":
+        return f"a {raw.info.kind} needs none"
     if survey.camera.wcs is None and "CTYPE1" not in raw.header:
         raise ConfigurationError(
             f"{path.name} has no WCS (no CTYPE1) and camera.toml has no [wcs] table; make a rough one with "
@@ -83,6 +85,8 @@ def _astrometry(survey: Survey, path: Path) -> str:
 
 def _calibrations(survey: Survey, path: Path) -> str:
     info = read_file(path, survey).info
+    if info.kind != "science":
+        return f"looked up for science exposures, this is a {info.kind}"
     chosen = masters_for(info, survey.camera, open_store(survey), survey.config.isr)
     return ", ".join(chosen.ids().values()) or "isr.steps ask for none"
 

@@ -68,7 +68,8 @@ def root(tmp_path) -> Path:
 
 def test_each_lamp_has_its_flat_and_the_weights_make_one_of_all(root) -> None:
     told: list[str] = []
-    made = {one.lamp: one for one in make_masters("flat", [], load_survey(root), told.append)}
+    masters = [one.master for one in make_masters("flat", [], load_survey(root), told.append)]
+    made = {one.lamp: one for one in masters}
     assert told == ["flat of detector 0 r lamp blue from 4 frames", "flat of detector 0 r lamp red from 4 frames"]
     for lamp, truth in LAMPS.items():
         pulls = (made[lamp].image - truth / np.median(truth)) / np.sqrt(made[lamp].variance + 1e-12)

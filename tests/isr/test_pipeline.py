@@ -136,7 +136,7 @@ def test_gain_comes_from_the_header_or_is_an_error(instrument, make_tree) -> Non
 @pytest.mark.parametrize(
     ("steps", "match"),
     [
-        (("overscan", "gain", "variance", "fringe"), "'fringe'; the known steps are overscan, saturation"),
+        (("overscan", "gain", "variance", "starlight"), "'starlight'; the known steps are overscan, saturation"),
         (("overscan", "variance"), "lacks gain"),
         (("overscan", "gain"), "lacks variance"),
         (("gain", "overscan", "variance"), "'overscan' works in adu"),

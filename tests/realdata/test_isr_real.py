@@ -51,14 +51,15 @@ def sky_pull(exposure: Exposure) -> float:
 
 def test_saao_overscan_noise_comes_out() -> None:
     exposure = reduced("saao-ste3", "raw-ccd/saao-ste3-a8280271.fits")
-    assert exposure.shape == (520, 512)
-    assert exposure.metrics["overscanLevel_A"] == pytest.approx(214.04, abs=0.05)
-    assert exposure.metrics["overscanNoise_A"] == pytest.approx(2.96, abs=0.03)
+    assert exposure.shape == (512, 512)
+    assert exposure.metrics["overscanLevel_A"] == pytest.approx(214.04 + 3.08, abs=0.7)  # serial, parallel of 8 rows
+    assert exposure.metrics["overscanNoise_A"] == pytest.approx(2.97, abs=0.03)
+    assert exposure.metrics["skyMedian"] == pytest.approx((300.1 - 217.1) * 1.9, abs=1.6)
     info = exposure.info
     assert (info.night, info.band, info.target, info.kind) == (20130712, "f48", "rf0420", "science")
     assert (info.ra, info.dec) == pytest.approx((331.0334, -0.9253), abs=1e-3)
     assert info.midpointMjdTai == pytest.approx(56486 + (57 * 60 + 33 + 75.02 + 35) / 86400, abs=1e-8)
-    assert exposure.need_wcs().pixel_to_sky(255.5, 259.5)[0] == pytest.approx(info.ra, abs=1e-9)
+    assert exposure.need_wcs().pixel_to_sky(255.5, 255.5)[0] == pytest.approx(info.ra, abs=1e-9)
     assert sky_pull(exposure) == pytest.approx(1.0, abs=0.05)
 
 
@@ -79,8 +80,22 @@ def test_two_column_simulation_has_one_level_of_sky() -> None:
     assert levels == pytest.approx([964.06, 1042.06, 971.14, 1005.11], abs=0.2)
     sky = [np.median(part) for half in np.split(exposure.image, 2) for part in np.split(half, 2, axis=1)]
     assert np.ptp(sky) < 0.08 * np.mean(sky)  # 13 counts of 190: amplifiers share one header gain
+    assert sky_pull(exposure) == pytest.approx(1.0, abs=0.03)
     raw, camera = load("lsstsim-2amp", "raw-ccd/lsstsim-2amp/raw_v1_fg.fits.gz")
     assert sky_tile(*detector_reach(raw, camera)[:2]) >= 0
+
+
+def test_a_saturated_column_is_flagged_and_filled_for_display() -> None:
+    steps = (*WITH_OVERSCAN.steps, "bleeds", "edges", "interpolate")
+    exposure = reduced("lsstsim-2amp", "raw-ccd/lsstsim-2amp/raw_v1_fg.fits.gz", IsrConfig(steps=steps))
+    column = exposure.mask[1200:1800, 848]
+    wanted = MaskPlane.SATURATED | MaskPlane.BLEED | MaskPlane.INTERPOLATED
+    assert np.all(column & int(wanted) == int(wanted))
+    assert exposure.metrics["bleedFraction"] < 0.003  # five columns of 1018, half as high
+    sky = np.median(exposure.image[1200:1800, 830:866])
+    assert np.median(exposure.image[1200:1800, 846:851]) == pytest.approx(sky, abs=3)
+    assert np.all(exposure.mask[:4] & int(MaskPlane.EDGE))
+    assert np.count_nonzero(exposure.mask[4:-4, 4:-4] & int(MaskPlane.EDGE)) == 0
 
 
 def test_one_amplifier_simulation() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigurationError
-from workers.calibrate import bias, dark, flat
+from workers.calibrate import bias, charge_transfer, crosstalk, dark, flat, fringe, linearity, photon_transfer
 from workers.calibrate.combine import Combined, combine, frame_noise
 from workers.calibrate.frames import Frames, Solution, band_of
 from workers.imaging.calibrations import FOREVER, Calibration, make_calibration
 from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.masks import MaskPlane
+from workers.survey.config import CalibrateConfig
 
 __all__ = ["RECIPES", "Recipe", "combined_master", "make_master", "solved_master"]
 
 _HALF_DAY = 0.5
+_AT_ONCE = 2
+"""Frames in memory."""
 _UNUSABLE = MaskPlane.SATURATED | MaskPlane.NO_DATA
 
 
@@ -36,21 +41,51 @@ class Recipe:
     """Frames needed."""
     frame: Callable[[Exposure], FloatImage] | None = None
     """What is combined."""
-    solve: Callable[[Frames, tuple[str, ...]], Solution] | None = None
+    solve: Callable[[Frames, tuple[str, ...], CalibrateConfig], Solution] | None = None
+
+
+def _linearity(frames: Frames, steps: tuple[str, ...], config: CalibrateConfig) -> Solution:
+    return linearity.solve(frames, steps, photodiode=config.photodiode or None, knots=config.linearity_knots)
+
+
+def _crosstalk(frames: Frames, steps: tuple[str, ...], config: CalibrateConfig) -> Solution:
+    return crosstalk.solve(frames, steps, threshold=config.crosstalk_threshold, lags=config.crosstalk_lags)
+
+
+def _ptc(frames: Frames, steps: tuple[str, ...], config: CalibrateConfig) -> Solution:
+    return photon_transfer.solve(frames, steps)
+
+
+def _cti(frames: Frames, steps: tuple[str, ...], config: CalibrateConfig) -> Solution:
+    return charge_transfer.solve(frames, steps)
+
+
+def _fringe(frames: Frames, steps: tuple[str, ...], config: CalibrateConfig) -> Solution:
+    return fringe.solve(frames, steps, components=config.fringe_components)
 
 
 RECIPES = {
     "bias": Recipe(("bias",), bias.STEPS, 3, frame=bias.frame),
     "dark": Recipe(("dark",), dark.STEPS, 3, frame=dark.frame),
+    "crosstalk": Recipe(("science", "flat"), crosstalk.STEPS, 1, solve=_crosstalk),
+    "linearity": Recipe(("flat",), linearity.STEPS, 8, solve=_linearity),
+    "ptc": Recipe(("flat",), photon_transfer.STEPS, 12, solve=_ptc),
+    "cti": Recipe(("flat",), charge_transfer.STEPS, 1, solve=_cti),
     "flat": Recipe(("flat",), flat.STEPS, 3, frame=flat.frame),
+    "fringe": Recipe(("science",), fringe.STEPS, 5, solve=_fringe),
 }
-"""Every kind that is made from frames."""
+"""Every kind that is made from frames, in the order in which they need each other."""
 
 
 def make_master(
-    frames: Frames, survey_steps: tuple[str, ...], *, valid_from: float | None = None, valid_to: float = FOREVER
+    frames: Frames,
+    survey_steps: tuple[str, ...],
+    config: CalibrateConfig | None = None,
+    *,
+    valid_from: float | None = None,
+    valid_to: float = FOREVER,
 ) -> Calibration:
-    """Make the master of ``frames.kind`` of one detector.
+    """Make the master of ``frames.kind`` of one detector, with the options of ``[calibrate]``.
 
     Frames go through those of `survey_steps` that their kind needs. The master is valid (MJD TAI, inclusive) from half a
     day before its first frame, or `valid_from`, until a newer one is there, or `valid_to`. Raises DataError for frames
@@ -63,7 +98,7 @@ def make_master(
     if recipe.frame is not None:
         solution = combined_master(frames, steps, recipe.frame)
     elif recipe.solve is not None:
-        solution = recipe.solve(frames, steps)
+        solution = recipe.solve(frames, steps, config or CalibrateConfig())
     return solved_master(frames, solution, valid_from=valid_from, valid_to=valid_to)
 
 
@@ -120,18 +155,23 @@ def combined_master(frames: Frames, steps: tuple[str, ...], frame: Callable[[Exp
 def _spool(
     frames: Frames, steps: tuple[str, ...], frame: Callable[[Exposure], FloatImage], path: Path
 ) -> tuple[int, int]:
-    """Reduce frame after frame into one file of float32, unusable pixels NaN; return their shape."""
-    shape = (0, 0)
-    with path.open("wb") as stream:
-        for index in range(len(frames)):
-            exposure = frames.reduced(index, steps)
-            values = frame(exposure)
-            unusable = (exposure.mask & np.int32(_UNUSABLE)) != 0
-            if unusable.any():
-                values = np.where(unusable, np.float32(np.nan), values)
-            stream.write(np.ascontiguousarray(values, np.float32).data)
-            shape = exposure.shape
-    return shape
+    """Reduce the frames into one file of float32, unusable pixels NaN, two at a time; return their shape."""
+
+    def one(index: int) -> tuple[int, int]:
+        exposure = frames.reduced(index, steps)
+        values = frame(exposure)
+        unusable = (exposure.mask & np.int32(_UNUSABLE)) != 0
+        if unusable.any():
+            values = np.where(unusable, np.float32(np.nan), values)
+        data = np.ascontiguousarray(values, np.float32).data.cast("B")
+        written = 0
+        while written < len(data):
+            written += os.pwrite(stream.fileno(), data[written:], index * len(data) + written)
+        return exposure.shape
+
+    with path.open("wb") as stream, ThreadPoolExecutor(_AT_ONCE) as pool:
+        shapes = list(pool.map(one, range(len(frames))))
+    return shapes[0]
 
 
 def _finished(kind: str, combined: Combined) -> tuple[FloatImage, FloatImage, NDArray[np.int32]]:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import ConfigurationError, DataError
+from workers.calibrate import brighter_fatter
+from workers.calibrate.certify import Verdict, certify
 from workers.calibrate.defects import make_defects
 from workers.calibrate.flat import combined_lamps
 from workers.calibrate.frames import Frames, LazyRaw, Reduce
 from workers.calibrate.groups import Group, archived, grouped, read_file
 from workers.calibrate.pipeline import RECIPES, make_master
+from workers.calibrate.plans import load_plan
 from workers.imaging.calibration_store import CalibrationStore
-from workers.imaging.calibrations import Calibration
+from workers.imaging.calibrations import FOREVER, Calibration, make_calibration
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import apply_steps
 from workers.survey.config import Survey
 
-__all__ = ["DERIVED", "KINDS", "make_masters", "read_file", "reducer"]
+__all__ = [
+    "DERIVED",
+    "KINDS",
+    "Made",
+    "frames_of",
+    "groups_of",
+    "make_masters",
+    "previous_of",
+    "read_file",
+    "reducer",
+]
 
-DERIVED = ("defects",)
+DERIVED = ("defects", "brighter_fatter")
 """Kinds that are made from other masters, without frames."""
 
 KINDS = (*RECIPES, *DERIVED)
@@ -35,6 +49,14 @@ def reducer(survey: Survey, store: CalibrationStore) -> Reduce:
     )
 
 
+@dataclass(frozen=True)
+class Made:
+    """A master, and whether it was certified: else it lies in quarantine and the one before stays in use."""
+
+    master: Calibration
+    verdict: Verdict
+
+
 def make_masters(
     kind: str,
     paths: Iterable[Path],
@@ -42,60 +64,149 @@ def make_masters(
     progress: Progress = lambda text: None,
     *,
     valid_from: float | None = None,
-) -> list[Calibration]:
-    """Make the masters of `kind` from raw files of any detectors and bands, and save them.
+    by_period: bool = False,
+) -> list[Made]:
+    """Make the masters of `kind` from raw files of any detectors and bands, judge and save them.
 
     Without files those of the survey's archive are taken. `valid_from` (MJD TAI) lets masters serve exposures from
-    before their own frames, such as a prior-year archive. Derived kinds need no files. Raises DataError for frames of
-    another kind, and where there are none.
+    before their own frames, such as a prior-year archive; `by_period` makes one for each period that
+    `workers.calibrate.plans` found, without the days that jump. Derived kinds need no files. Raises DataError for
+    frames of another kind, and where there are none.
     """
     store = open_store(survey)
     if kind in DERIVED:
-        return _derived(kind, survey, store)
+        return [_kept(_derived(kind, one.id, store), survey, store) for one in survey.camera.detectors]
+    made = []
+    for group in groups_of(kind, paths, survey):
+        for part in _by_period(kind, group, survey, progress) if by_period else [Part(group.sources)]:
+            progress(f"{kind} of {group} from {len(part.sources)} frames{part.told}")
+            frames = frames_of(kind, group, part.sources, survey, store)
+            begin = part.begin if valid_from is None else valid_from
+            steps, config = survey.config.isr.steps, survey.config.calibrate
+            master = make_master(frames, steps, config, valid_from=begin, valid_to=part.end)
+            made.append(_kept(master, survey, store, part.reason))
+    return made + (_of_all_lamps(made, survey, store) if kind == "flat" else [])
+
+
+def groups_of(kind: str, paths: Iterable[Path], survey: Survey) -> Iterator[Group]:
+    """Yield the groups of files, or of the archive's where none are given, that a kind of master is made from."""
     if kind not in RECIPES:
         raise ConfigurationError(f"can't make a {kind!r}; there are {', '.join(KINDS)}")
     accepted = RECIPES[kind].accepted
     files = list(paths) or archived(survey, accepted)
     if not files:
         raise DataError(f"no {' or '.join(accepted)} frames were named and {survey.archive / 'raw'} has none")
-    made = []
-    for group in grouped(kind, accepted, files, survey):
-        progress(f"{kind} of {group} from {len(group.sources)} frames")
-        frames = _frames(kind, group, group.sources, survey, store)
-        master = make_master(frames, survey.config.isr.steps, valid_from=valid_from)
-        store.save(master)
-        made.append(master)
-    return made + (_of_all_lamps(made, survey, store) if kind == "flat" else [])
+    return grouped(kind, accepted, files, survey)
 
 
-def _of_all_lamps(made: list[Calibration], survey: Survey, store: CalibrationStore) -> list[Calibration]:
+def frames_of(
+    kind: str, group: Group, sources: tuple[LazyRaw, ...], survey: Survey, store: CalibrationStore, least: int = 0
+) -> Frames:
+    """Return `sources` of a group as the frames of one master, `least` (default: the kind's) at least."""
+    recipe = RECIPES[kind]
+    return Frames(
+        kind,
+        survey.camera,
+        sources,
+        reducer(survey, store),
+        accepted=recipe.accepted,
+        least=least or recipe.least,
+        lamp=group.lamp,
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """The sources of one master, and its validity."""
+
+    sources: tuple[LazyRaw, ...]
+    begin: float | None = None
+    end: float = FOREVER
+    reason: str = ""
+    """Why a difference from the master before is to be expected."""
+
+    @property
+    def told(self) -> str:
+        """The period as a progress line names it."""
+        return "" if self.begin is None else f", period from MJD {self.begin:.2f} ({self.reason})"
+
+
+def _by_period(kind: str, group: Group, survey: Survey, progress: Progress) -> list[Part]:
+    """Split a group at the periods' borders; days that jump are left out, and what is too short is told."""
+    plan = load_plan(survey, kind, group.detector, group.band, group.lamp)
+    parts = []
+    for period in plan.periods:
+        inside = [one for one in group.sources if period.begin <= one.info.midpointMjdTai < period.end]
+        left_out = [one for one in inside if one.info.night in period.left_out]
+        kept = tuple(one for one in inside if one.info.night not in period.left_out)
+        if left_out:
+            progress(f"{kind} of {group}: {len(left_out)} frames of {', '.join(map(str, period.left_out))} left out")
+        if len(kept) >= RECIPES[kind].least:
+            parts.append(Part(kept, period.begin, period.end, period.reason))
+        else:
+            progress(f"{kind} of {group}: no master for the period from MJD {period.begin:.2f}: {len(kept)} frames")
+    return parts
+
+
+def _kept(master: Calibration, survey: Survey, store: CalibrationStore, between: str = "") -> Made:
+    """Judge a master against the one before it, and save it: in quarantine where it is not certified."""
+    detector = survey.camera.detector(master.detector)
+    verdict = certify(master, previous_of(master, store), detector, between=between)
+    store.save(master, quarantine=survey.config.calibrate.quarantine and not verdict.certified)
+    return Made(master, verdict)
+
+
+def previous_of(master: Calibration, store: CalibrationStore) -> Calibration | None:
+    """Return the master that was in use when this one begins: of the same series and layout; None for the first."""
+    fields = ("instrument", "band", "lamp", "layout")
+    before = [
+        entry
+        for entry in store.entries(master.kind, master.detector)
+        if all(getattr(entry, name) == getattr(master, name) for name in fields)
+        and (entry.validFrom, entry.id) < (master.validFrom, master.id)
+    ]
+    return store.load(before[-1].id) if before else None
+
+
+def _of_all_lamps(made: list[Made], survey: Survey, store: CalibrationStore) -> list[Made]:
     """Put the lamps' flats of each detector and band together where survey.toml gives their weights."""
     together = []
-    for detector, band in sorted({(one.detector, one.band) for one in made}):
+    flats = [one.master for one in made if one.verdict.certified]
+    for detector, band in sorted({(flat.detector, flat.band) for flat in flats}):
         weights = survey.config.calibrate.lamp_weights.get(band)
         if weights:
-            flats = {one.lamp: one for one in made if (one.detector, one.band) == (detector, band) and one.lamp}
-            together.append(combined_lamps(flats, weights))
-            store.save(together[-1])
+            own = {flat.lamp: flat for flat in flats if (flat.detector, flat.band) == (detector, band) and flat.lamp}
+            together.append(_kept(combined_lamps(own, weights), survey, store))
     return together
 
 
-def _frames(kind: str, group: Group, sources: tuple[LazyRaw, ...], survey: Survey, store: CalibrationStore) -> Frames:
-    recipe = RECIPES[kind]
-    reduce = reducer(survey, store)
-    return Frames(kind, survey.camera, sources, reduce, accepted=recipe.accepted, least=recipe.least, lamp=group.lamp)
+def _derived(kind: str, detector: int, store: CalibrationStore) -> Calibration:
+    return _defects(detector, store) if kind == "defects" else _brighter_fatter(detector, store)
 
 
-def _derived(kind: str, survey: Survey, store: CalibrationStore) -> list[Calibration]:
-    made = []
-    for detector in survey.camera.detectors:
-        dark, flat = store.newest("dark", detector.id), store.newest("flat", detector.id)
-        if dark is None and flat is None:
-            raise DataError(
-                f"detector {detector.id} has neither a master dark nor a master flat to find defects in; "
-                "run `skydelta calibrate dark` and `skydelta calibrate flat` first"
-            )
-        defects = make_defects(dark, flat)
-        store.save(defects)
-        made.append(defects)
-    return made
+def _defects(detector: int, store: CalibrationStore) -> Calibration:
+    dark, flat = store.newest("dark", detector), store.newest("flat", detector)
+    if dark is None and flat is None:
+        raise DataError(
+            f"detector {detector} has neither a master dark nor a master flat to find defects in; "
+            "run `skydelta calibrate dark` and `skydelta calibrate flat` first"
+        )
+    return make_defects(dark, flat)
+
+
+def _brighter_fatter(detector: int, store: CalibrationStore) -> Calibration:
+    transfer = store.newest("ptc", detector)
+    if transfer is None:
+        raise DataError(f"detector {detector} has no photon transfer curve: run `skydelta calibrate ptc` first")
+    solution = brighter_fatter.solve(transfer)
+    return make_calibration(
+        "brighter_fatter",
+        instrument=transfer.instrument,
+        detector=transfer.detector,
+        layout=transfer.layout,
+        validFrom=transfer.validFrom,
+        validTo=transfer.validTo,
+        tables=solution.tables,
+        inputs=transfer.inputs,
+        metadata=solution.metadata,
+    )

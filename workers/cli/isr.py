@@ -10,7 +10,7 @@ import click
 
 from schemas.errors import DataError
 from workers.cli.options import json_option, print_json, survey_option
-from workers.isr.worker import calibrate_file
+from workers.isr.worker import calibrate_file, paired
 from workers.survey.config import Survey
 
 __all__ = ["command"]
@@ -22,16 +22,20 @@ __all__ = ["command"]
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File (of one exposure) or folder; else the archive."
 )
+@click.option("--snaps", is_flag=True, help="FILES are pairs of snaps: two of each visit and detector become one.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @json_option
-def command(survey: Survey, files: tuple[Path, ...], output: Path | None, workers: int, as_json: bool) -> None:
+def command(
+    survey: Survey, files: tuple[Path, ...], output: Path | None, snaps: bool, workers: int, as_json: bool
+) -> None:
     """Calibrate raw FILES: signature removal, cosmic rays, background, PSF, WCS, zero point.
 
     The result is FITS with IMAGE (nJy), MASK, VARIANCE and PSF. Without -o it goes to archive/calexps/NIGHT.
     """
-    if output is not None and output.suffix and len(files) > 1:
+    exposures = paired(files, survey) if snaps else [(path, None) for path in files]
+    if output is not None and output.suffix and len(exposures) > 1:
         raise click.UsageError("-o names one file; give a folder for several exposures")
-    tasks = [(str(survey.root), path, output) for path in files]
+    tasks = [(str(survey.root), first, output, second) for first, second in exposures]
     if workers == 1:
         done = [calibrate_file(*task) for task in tasks]
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from astropy.io import fits
 
@@ -42,6 +43,7 @@ class CalibrationStore:
         self.lamps = dict(lamps or {})
         self._entries: dict[str, Entry] = {}
         self._loaded: dict[str, Calibration] = {}
+        self._lock = Lock()
 
     def save(self, calibration: Calibration, *, quarantine: bool = False) -> Path:
         """Write the master as ``<id>.fits``, complete or not at all; saving it again changes nothing."""
@@ -52,17 +54,32 @@ class CalibrationStore:
             write_atomically(path, calibration_to_bytes(calibration))
         return path
 
+    def quarantined(self) -> list[str]:
+        """Return the ids of the masters that were put aside, sorted."""
+        return sorted(path.stem for path in (self.root / _QUARANTINE).glob("*.fits"))
+
+    def load_quarantined(self, name: str) -> Calibration:
+        """Return a master that was put aside; raises DataError where it is not there."""
+        path = self.root / _QUARANTINE / f"{name}.fits"
+        return calibration_from_bytes(_bytes_of(path), str(path))
+
+    def accept(self, name: str) -> Path:
+        """Take a master out of quarantine; raises DataError where it is not there."""
+        path = self.save(self.load_quarantined(name))
+        (self.root / _QUARANTINE / f"{name}.fits").unlink()
+        return path
+
     def load(self, name: str) -> Calibration:
         """Return the master with this id (the last few stay in memory); raises DataError where it is not there."""
-        if name in self._loaded:
-            self._loaded[name] = self._loaded.pop(name)
+        with self._lock:
+            if name in self._loaded:
+                self._loaded[name] = self._loaded.pop(name)
+                return self._loaded[name]
+            path = self.root / f"{name}.fits"
+            self._loaded[name] = calibration_from_bytes(_bytes_of(path), str(path))
+            while len(self._loaded) > _CACHED:
+                del self._loaded[next(iter(self._loaded))]
             return self._loaded[name]
-        path = self.root / f"{name}.fits"
-        calibration = calibration_from_bytes(_bytes_of(path), str(path))
-        self._loaded[name] = calibration
-        while len(self._loaded) > _CACHED:
-            del self._loaded[next(iter(self._loaded))]
-        return calibration
 
     def entries(self, kind: str = "", detector: int | None = None) -> list[Entry]:
         """Return what is there of a kind (default: all) and a detector (default: all), in order of validity."""

@@ -47,4 +47,4 @@ def assemble_image(raw: RawExposure, detector: Detector) -> FloatImage:
 
 def _area(amplifier: Amplifier) -> int:
     rows, columns = parse_section(amplifier.position)
-    return (rows.stop - rows.start) * (columns.stop - columns.start)
+    return int((rows.stop - rows.start) * (columns.stop - columns.start))

@@ -1,4 +1,4 @@
-"""Cosmic rays: edges sharper than any star's, after van Dokkum 2001 (PASP 113, 1420, L.A.Cosmic)."""
+"""Cosmic rays: pixels brighter than the PSF allows beside their neighbours, whatever stars lie there."""
 
 from __future__ import annotations
 
@@ -7,16 +7,31 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
+from schemas.errors import DataError
 from workers.imaging.exposure import FloatImage
 from workers.imaging.masks import MaskPlane
+from workers.isr.cosmic_bounds import bounds_for
+from workers.isr.cosmic_growth import BLOCKED, FREE, HIT, grow
+from workers.isr.cosmic_patterns import patterns_for
+from workers.isr.cosmic_search import search
+from workers.isr.seeing import estimate_fwhm
+from workers.isr.sky_levels import sky_levels, sky_row
 from workers.isr.state import IsrState
 
 __all__ = ["apply", "find_cosmic_rays"]
 
 _BLOCKED = MaskPlane.BAD | MaskPlane.SATURATED | MaskPlane.NO_DATA
-_ROUNDS = 4
+_FAINTEST = 3.0
+"""Sigma above the sky of a track's first pixel."""
+_FAINTEST_NEXT = 2.9
+"""Sigma above the pedestal of those beside known hits."""
+_DARK = 6.0
+"""Sigma below the sky where a pixel tells nothing of its neighbours."""
+_ROUGHNESS = 0.01
+"""Of the light in the neighbours: what flat field, pixel response and interpolation of the PSF leave as error."""
+_WIDEST = 12.0
+"""Pixels: wider stars are treated as of this width; the bounds hold for them too."""
 
 
 def find_cosmic_rays(
@@ -24,138 +39,114 @@ def find_cosmic_rays(
     variance: FloatImage,
     blocked: NDArray[np.bool_],
     *,
-    threshold: float = 4.5,
-    growth: float = 0.4,
-    contrast: float = 4.0,
+    fwhm: float | None = None,
+    threshold: float = 4.7,
+    growth: float = 2.0,
+    sharpness: float = 0.92,
+    least_fwhm: float = 2.0,
 ) -> NDArray[np.bool_]:
-    """Return a bool mask of pixels hit by cosmic rays, shape (height, width).
+    """Return a bool mask of pixels hit by particles, shape (height, width).
 
-    `image` float32 in electrons, sky included; `variance` its float32 variance; `blocked` pixels are never hits.
-    A hit's Laplacian on the twice finer grid exceeds `threshold` sigma and `contrast` times the fine structure of the
-    image there (a star's is smooth, a hit's is not); neighbours follow at `growth` times `threshold`. Hits are
-    replaced by the median round them and the search is repeated, so that wide tracks are peeled from the rim.
+    `image` float32 in electrons, sky included; `variance` its float32 variance; `blocked` pixels are never hits, nor
+    are pixels that are not finite. `fwhm` of the stars in pixels, or None to measure it here; where that can't be
+    done it is `least_fwhm`. Raises DataError where the planes differ in shape.
+
+    Light that came through the optics is a sum of stars, each with the PSF's width at least. A track's first pixels
+    respond with more than `threshold` sigma to a filter that has no positive response to any such sum
+    (`cosmic_patterns`); from there it grows over neighbours that exceed by `growth` sigma what the free pixels round
+    them allow (`cosmic_bounds`). Both hold for PSFs narrower than `fwhm` down to `sharpness` times it.
     """
-    clean = np.where(np.isfinite(image), image, np.float32(0)).astype(np.float32)
-    hits, near = np.zeros(image.shape, bool), np.ones(image.shape, bool)
-    floor = float(np.median(variance))
-    for _ in range(_ROUNDS):
-        edges, skip = _edges(clean), blocked | hits
-        found = _seeds(clean, edges, variance, skip | ~near, floor, threshold, contrast)
-        if not found.any():
-            break
-        found = _grow(edges, variance, skip, found, growth * threshold)
-        hits |= found
-        clean = _filled(clean, found, hits | blocked)
-        near[:] = False  # nothing changes farther away than the largest median reaches
-        near[_boxes(found, 5)] = True
-    return hits
-
-
-def _boxes(found: NDArray[np.bool_], half: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the indices (n, side, side) of the boxes of `half` pixels round the n found ones, kept inside."""
-    ys, xs = np.nonzero(found)
-    steps = np.arange(-half, half + 1)
-    rows = np.clip(ys[:, None, None] + steps[:, None], 0, found.shape[0] - 1)
-    columns = np.clip(xs[:, None, None] + steps[None, :], 0, found.shape[1] - 1)
-    return rows, columns
-
-
-def _filled(image: FloatImage, found: NDArray[np.bool_], bad: NDArray[np.bool_]) -> FloatImage:
-    """Return the image with `found` pixels replaced by the median of the good ones within two pixels."""
-    boxes = _boxes(found, 2)
-    around = np.where(bad[boxes], np.nan, image[boxes]).reshape(int(found.sum()), -1)
-    lonely = np.isnan(around).all(axis=1)
-    if lonely.any():
-        around[lonely] = np.median(image)
-    filled = image.copy()
-    filled[found] = np.nanmedian(around, axis=1)
-    return filled
+    if not image.shape == variance.shape == blocked.shape:
+        raise DataError(
+            f"cosmic rays: image {image.shape}, variance {variance.shape} and blocked {blocked.shape} differ in shape"
+        )
+    if fwhm is None:
+        fwhm = estimate_fwhm(image, variance, blocked)
+    width = round(float(np.clip(fwhm or 0.0, least_fwhm, _WIDEST)) * sharpness, 1)
+    bounds, patterns = bounds_for(width), patterns_for(width)
+    rule = bounds.before, bounds.after, bounds.ring, _ROUGHNESS
+    sky = sky_levels(image, blocked)
+    state = _states(image, variance, blocked, sky)
+    planes = image, variance, state
+    found = search(planes, sky, rule, patterns.weights, patterns.lit, _FAINTEST, threshold)
+    grow(planes, found, rule, (growth, 0.8 * growth, _FAINTEST_NEXT))
+    return np.asarray(state == HIT)
 
 
 def apply(state: IsrState) -> None:
-    """Set CR; the values stay. The number of tracks and the share of pixels become metrics."""
+    """Set CR; the values stay. Tracks, their share of the pixels and the seeing, where measured, become metrics."""
     state.need_unit("electron", "cosmic_rays")
-    hits = find_cosmic_rays(state.image, state.variance, (state.mask & _BLOCKED) != 0)
+    options = state.config.cosmic_rays
+    blocked = _blocked(state.mask, int(_BLOCKED), int(MaskPlane.SATURATED))
+    fwhm = estimate_fwhm(state.image, state.variance, blocked)
+    if fwhm is not None:
+        state.metrics["seeingPixels"] = fwhm
+    hits = find_cosmic_rays(
+        state.image,
+        state.variance,
+        blocked,
+        fwhm=options.least_fwhm if fwhm is None else fwhm,
+        threshold=options.threshold,
+        growth=options.growth,
+        sharpness=options.sharpness,
+        least_fwhm=options.least_fwhm,
+    )
     state.flag(hits, MaskPlane.CR)
-    state.metrics["cosmicRayCount"] = float(label(hits, np.ones((3, 3), int))[1] if hits.any() else 0)
-    state.metrics["cosmicRayFraction"] = float(hits.mean())
+    state.metrics["cosmicRayCount"] = float(_tracks(hits))
+    state.metrics["cosmicRayFraction"] = float(np.count_nonzero(hits) / max(hits.size, 1))
 
 
 @njit(cache=True, nogil=True)
-def _edges(image: Any) -> Any:  # pragma: no cover - compiled
-    """Laplacian on the twice finer grid, positive part, rebinned, halved: a lone pixel's own electrons."""
+def _states(image: Any, variance: Any, blocked: Any, sky: Any) -> Any:  # pragma: no cover - compiled
+    """Return FREE or BLOCKED for each pixel, uint8 (height, width); far below the sky lie defects nobody flagged."""
     height, width = image.shape
-    edges = np.empty((height, width), np.float32)
+    state = np.empty((height, width), np.uint8)
+    level = np.empty(width, np.float32)
     for y in range(height):
-        up, down = max(y - 1, 0), min(y + 1, height - 1)
+        sky_row(sky, y, level)
         for x in range(width):
-            left, right = image[y, max(x - 1, 0)], image[y, min(x + 1, width - 1)]
-            value = 2.0 * image[y, x]
-            total = max(value - left - image[up, x], 0.0) + max(value - right - image[up, x], 0.0)
-            total += max(value - left - image[down, x], 0.0) + max(value - right - image[down, x], 0.0)
-            edges[y, x] = 0.125 * total
-    return edges
+            usable = not blocked[y, x] and np.isfinite(image[y, x]) and 0 < variance[y, x] < np.inf
+            lack = level[x] - image[y, x]
+            dark = lack > 0 and lack * lack > _DARK * _DARK * variance[y, x]
+            state[y, x] = FREE if usable and not dark else BLOCKED
+    return state
 
 
 @njit(cache=True, nogil=True)
-def _seeds(
-    image: Any, edges: Any, variance: Any, blocked: Any, floor: float, threshold: float, contrast: float
-) -> Any:  # pragma: no cover - compiled
-    """Pixels that pass both tests; the costly medians are taken only where the edge is high at all."""
-    height, width = image.shape
-    found = np.zeros((height, width), np.bool_)
-    buffer, smooth = np.empty(49, np.float32), np.empty(49, np.float32)
+def _blocked(mask: Any, planes: Any, saturated: Any) -> Any:  # pragma: no cover - compiled
+    """Tell where `planes` are set or a neighbour is saturated: charge that spilled from there is as sharp as a hit."""
+    height, width = mask.shape
+    blocked = np.zeros((height, width), np.bool_)
     for y in range(height):
         for x in range(width):
-            least = 0.6 * threshold * np.sqrt(min(floor, variance[y, x]))
-            if blocked[y, x] or edges[y, x] < least:
-                continue
-            sigma = np.sqrt(_median_box(variance, y, x, 2, buffer))
-            excess = edges[y, x] - _median_box(edges, y, x, 2, buffer)
-            if excess <= threshold * sigma:
-                continue
-            count = 0
-            for row in range(max(y - 3, 0), min(y + 4, height)):
-                for column in range(max(x - 3, 0), min(x + 4, width)):
-                    smooth[count] = _median_box(image, row, column, 1, buffer)
-                    count += 1
-            fine = _median_box(image, y, x, 1, buffer) - np.median(smooth[:count])
-            found[y, x] = excess > contrast * max(fine, 0.01 * sigma)
-    return found
+            if mask[y, x] & planes:
+                blocked[y, x] = True
+                if mask[y, x] & saturated:
+                    blocked[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2] = True
+    return blocked
 
 
 @njit(cache=True, nogil=True)
-def _grow(edges: Any, variance: Any, blocked: Any, found: Any, limit: float) -> Any:  # pragma: no cover
-    """Add the neighbours whose edge is more than `limit` sigma high."""
-    height, width = edges.shape
-    grown = found.copy()
-    buffer = np.empty(25, np.float32)
-    seeds = np.argwhere(found)
-    for index in range(len(seeds)):
-        y, x = seeds[index]
-        for row in range(max(y - 1, 0), min(y + 2, height)):
-            for column in range(max(x - 1, 0), min(x + 2, width)):
-                if blocked[row, column] or grown[row, column]:
-                    continue
-                excess = edges[row, column] - _median_box(edges, row, column, 2, buffer)
-                grown[row, column] = excess > limit * np.sqrt(_median_box(variance, row, column, 2, buffer))
-    return grown
-
-
-@njit(cache=True, nogil=True)
-def _median_box(image: Any, y: int, x: int, half: int, buffer: Any) -> Any:  # pragma: no cover - compiled
-    """Median of the box of `half` pixels round (y, x), cut at the image's edges."""
+def _tracks(hits: Any) -> Any:  # pragma: no cover - compiled
+    """Count the groups of hits that touch, corners included."""
+    height, width = hits.shape
+    left = hits.copy()
+    stack = np.empty(np.count_nonzero(hits), np.int64)
     count = 0
-    for row in range(max(y - half, 0), min(y + half + 1, image.shape[0])):
-        for column in range(max(x - half, 0), min(x + half + 1, image.shape[1])):
-            value = image[row, column]
-            place = count
-            while place > 0 and buffer[place - 1] > value:
-                buffer[place] = buffer[place - 1]
-                place -= 1
-            buffer[place] = value
+    for y in range(height):
+        for x in range(width):
+            if not left[y, x]:
+                continue
             count += 1
-    middle = count // 2
-    if count % 2 == 1:
-        return buffer[middle]
-    return np.float32(0.5) * (buffer[middle - 1] + buffer[middle])
+            left[y, x] = False
+            stack[0], depth = y * width + x, 1
+            while depth > 0:
+                depth -= 1
+                row, column = stack[depth] // width, stack[depth] % width
+                for near in range(max(row - 1, 0), min(row + 2, height)):
+                    for beside in range(max(column - 1, 0), min(column + 2, width)):
+                        if left[near, beside]:
+                            left[near, beside] = False
+                            stack[depth] = near * width + beside
+                            depth += 1
+    return count

@@ -20,6 +20,7 @@ __all__ = ["amplifier_offset", "apply", "overscan_levels"]
 
 _PIXELS_PER_LEVEL = 100
 _MAD_TO_SIGMA = 1.4826
+_LAST = 50
 _Levels = NDArray[np.float64]
 
 
@@ -129,5 +130,9 @@ def _skipped(block: NDArray[Any], skip: int, axis: int, near_end: bool) -> NDArr
 
 
 def _at(levels: _Levels, wanted: slice, start: int) -> _Levels:
-    """Levels of the wanted rows (or columns); beyond the overscan's ends the last one holds."""
-    return np.asarray(levels[np.clip(np.arange(wanted.start, wanted.stop) - start, 0, len(levels) - 1)])
+    """Levels of the wanted rows (or columns); beyond the overscan's ends the mean of the last ones holds."""
+    at = np.arange(wanted.start, wanted.stop) - start
+    found = levels[np.clip(at, 0, len(levels) - 1)]
+    found[at < 0] = levels[:_LAST].mean()
+    found[at >= len(levels)] = levels[-_LAST:].mean()
+    return np.asarray(found)

@@ -12,14 +12,25 @@ from workers.imaging.calibrations import KINDS, CalibrationSet
 from workers.imaging.exposure import Exposure, RawExposure
 from workers.imaging.masks import MaskPlane
 from workers.isr import (
+    amp_offset,
     bias,
+    bleeds,
+    brighter_fatter,
     cosmic_rays,
+    crosstalk,
     dark,
     defects,
+    deferred_charge,
+    edges,
     flat,
+    fringe,
     gain,
+    ghosts,
+    interpolate,
+    linearity,
     overscan,
     saturation,
+    trails,
     variance,
 )
 from workers.isr.assembly import assemble_image
@@ -33,13 +44,24 @@ __all__ = ["STEPS", "apply_steps", "needed_kinds", "remove_signature"]
 STEPS: dict[str, Callable[[IsrState], None]] = {
     "overscan": overscan.apply,
     "saturation": saturation.apply,
+    "crosstalk": crosstalk.apply,
+    "linearity": linearity.apply,
     "bias": bias.apply,
     "dark": dark.apply,
     "gain": gain.apply,
+    "deferred_charge": deferred_charge.apply,
+    "brighter_fatter": brighter_fatter.apply,
     "variance": variance.apply,
     "flat": flat.apply,
+    "fringe": fringe.apply,
+    "amp_offset": amp_offset.apply,
     "defects": defects.apply,
+    "bleeds": bleeds.apply,
+    "edges": edges.apply,
+    "ghosts": ghosts.apply,
     "cosmic_rays": cosmic_rays.apply,
+    "trails": trails.apply,
+    "interpolate": interpolate.apply,
 }
 """Every step there is, by its name in ``isr.steps``."""
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from schemas.errors import DataError
 from workers.characterize.pipeline import characterize
+from workers.imaging.bright_stars import BrightStars, bright_stars
 from workers.imaging.calibration_store import CalibrationStore
 from workers.imaging.exposure import Exposure, ExposureInfo
 from workers.imaging.fits import write_exposure
 from workers.imaging.reference import ReferenceCatalogue, load_reference
-from workers.ingest.pipeline import read_exposure
+from workers.ingest.pipeline import read_exposure, read_info
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import remove_signature
+from workers.isr.snaps import combine_snaps
 from workers.items import CalexpItem, RawItem
 from workers.survey.config import Survey, load_survey
 from workers.templates.calexps import read_entry
 
-__all__ = ["CalibratedFile", "IsrStage", "calexp_path", "calibrate_file"]
+__all__ = ["CalibratedFile", "IsrStage", "calexp_path", "calibrate_file", "paired"]
 
 
 def calexp_path(survey: Survey, info: ExposureInfo) -> Path:
@@ -45,11 +48,28 @@ class IsrStage:
 
     def calibrate(self, data: bytes, file_name: str) -> Exposure:
         """Return the calibrated exposure of a raw file's bytes; raises DataError or ConfigurationError."""
-        config = self.survey.config
-        raw = read_exposure(data, file_name, self.survey.camera)
-        masters = masters_for(raw.info, self.survey.camera, self.store, config.isr)
-        electrons = remove_signature(raw, self.survey.camera, masters, config.isr)
-        return characterize(electrons, self.reference, config.characterize)
+        return self._characterized(self._electrons(data, file_name))
+
+    def calibrate_snaps(self, first: tuple[bytes, str], second: tuple[bytes, str]) -> Exposure:
+        """Return the calibrated exposure that two snaps of one visit make up, each given as bytes and file name."""
+        one, two = self._electrons(*first), self._electrons(*second)
+        return self._characterized(combine_snaps(one, two, self.survey.config.isr.snaps))
+
+    def _electrons(self, data: bytes, file_name: str) -> Exposure:
+        camera, config = self.survey.camera, self.survey.config.isr
+        raw = read_exposure(data, file_name, camera)
+        masters = masters_for(raw.info, camera, self.store, config)
+        return remove_signature(raw, camera, masters, config, self._bright_stars(raw.info))
+
+    def _bright_stars(self, info: ExposureInfo) -> BrightStars | None:
+        """What may throw ghosts on this exposure; asked only where the survey looks for them."""
+        options = self.survey.config.isr.ghosts
+        if "ghosts" not in self.survey.config.isr.steps:
+            return None
+        return bright_stars(self.reference, info.band, info.ra, info.dec, options.radius, options.magnitude_limit)
+
+    def _characterized(self, electrons: Exposure) -> Exposure:
+        return characterize(electrons, self.reference, self.survey.config.characterize)
 
     def process(self, item: RawItem) -> CalexpItem:
         """Calibrate one exposure from the bus."""
@@ -81,11 +101,15 @@ class CalibratedFile:
 _SHOWN = ("background", "seeingArcsec", "nPsfStars", "nMatched", "astrometricRms", "zeroPoint", "psfLimit")
 
 
-def calibrate_file(folder: str, raw: Path, output: Path | None = None) -> CalibratedFile:
-    """Calibrate one raw file of the survey in `folder` and write it; a file that can't be is told, not raised."""
+def calibrate_file(folder: str, raw: Path, output: Path | None = None, second: Path | None = None) -> CalibratedFile:
+    """Calibrate one raw file of the survey in `folder`, with the `second` snap of its visit, and write the result.
+
+    What can't be calibrated is told, not raised.
+    """
     stage = _stage(folder)
     try:
-        exposure = stage.calibrate(raw.read_bytes(), raw.name)
+        given = [(path.read_bytes(), path.name) for path in (raw, second) if path is not None]
+        exposure = stage.calibrate(*given[0]) if second is None else stage.calibrate_snaps(given[0], given[1])
     except OSError as error:
         return CalibratedFile(raw, None, {}, f"can't be read: {error.strerror}")
     except DataError as error:
@@ -95,6 +119,20 @@ def calibrate_file(folder: str, raw: Path, output: Path | None = None) -> Calibr
         path = output if output.suffix else output / path.name
     write_exposure(path, exposure)
     return CalibratedFile(raw, path, {name: exposure.metrics[name] for name in _SHOWN if name in exposure.metrics})
+
+
+def paired(paths: Sequence[Path], survey: Survey) -> list[tuple[Path, Path]]:
+    """Return the files of snaps in pairs, by visit and detector; raises DataError for what is not two of one."""
+    visits: dict[str, list[tuple[float, Path]]] = {}
+    for path in paths:
+        info = read_info(path.read_bytes(), path.name, survey.camera)
+        visits.setdefault(info.label, []).append((info.midpointMjdTai, path))
+    for label, found in sorted(visits.items()):
+        if len(found) != 2:
+            names = ", ".join(path.name for _, path in found)
+            raise DataError(f"exposure {label} has {len(found)} of two snaps ({names}); give both, and no others")
+    pairs = [[path for _, path in sorted(found)] for _, found in sorted(visits.items())]
+    return [(first, second) for first, second in pairs]
 
 
 @cache

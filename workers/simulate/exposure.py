@@ -12,9 +12,11 @@ from astropy.io import fits
 from astropy.time import Time
 from numpy.typing import NDArray
 
+from workers.simulate.brighter_fatter import accumulate, border_shifts
 from workers.simulate.cadence import Visit
 from workers.simulate.charge import bleed, cosmic_rays, satellite_trail
 from workers.simulate.detector import detector_pattern, flat_field
+from workers.simulate.fringe import fringe_light
 from workers.simulate.optics import (
     boresight,
     focal_plane_size,
@@ -55,7 +57,11 @@ def make_frame(config: SimulatedSurvey, visit: Visit, detector: int) -> Frame:
     design = config.detectors
     expected = light * flat_field(config, detector, visit.band) if visit.band else light
     expected = expected + detector_pattern(config, detector).dark * visit.exposure_time
-    electrons = stream(config.seed, "photons", visit.number, detector).poisson(expected).astype(float)
+    photons = stream(config.seed, "photons", visit.number, detector)
+    if design.brighter_fatter:
+        electrons = accumulate(expected, border_shifts(design.brighter_fatter), design.full_well, rng=photons)
+    else:
+        electrons = photons.poisson(expected).astype(float)
     rays = design.cosmic_rays * design.width * design.height * 1.0e-6 * visit.exposure_time / 60.0
     rng = stream(config.seed, "cosmic rays", visit.number, detector)
     electrons = bleed(electrons + cosmic_rays(rng, electrons.shape, rays), design.full_well)
@@ -76,6 +82,8 @@ def expected_light(config: SimulatedSurvey, visit: Visit, detector: int, scene: 
         return np.full(shape, config.cadence.flat_level * lamp if visit.role == "flat" else 0.0)
     psf = psf_field(config, visit, detector)
     light = paint(scene.sources, psf, shape) + sky_electrons(config, visit)
+    if config.detectors.fringe:
+        light += fringe_light(config, visit, detector)
     if visit.conditions is not None and visit.conditions.trail:
         rng = stream(config.seed, "trail", visit.number)
         radius = 0.4 * min(focal_plane_size(config))

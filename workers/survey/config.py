@@ -11,7 +11,7 @@ from workers.survey.camera import Camera, load_camera
 from workers.survey.isr_config import IsrConfig
 from workers.survey.load import load_toml
 
-__all__ = ["IsrConfig", "Survey", "SurveyConfig", "load_survey"]
+__all__ = ["CalibrateConfig", "IsrConfig", "Survey", "SurveyConfig", "load_survey"]
 
 
 class _Model(BaseModel):
@@ -68,6 +68,11 @@ class CalibrateConfig(_Model):
         default_factory=dict,
         description="by band, how much each lamp counts in the flat of no lamp, e.g. {r = {LED5 = 0.6, LED6 = 0.4}}",
     )
+    photodiode: str = Field("", description="header key of the light that a photodiode counted, for linearity")
+    linearity_knots: int = Field(16, ge=4, le=64)
+    crosstalk_threshold: float = Field(30000.0, gt=0, description="ADU that an amplifier must have to be heard")
+    crosstalk_lags: int = Field(1, ge=1, le=16, description="above 1: what an amplifier hears of its own last pixels")
+    fringe_components: int = Field(1, ge=1, le=5)
     max_days: float = Field(0.0, ge=0, description="longest period of one master with --periods; 0: no limit")
     quarantine: bool = Field(
         True, description="put aside a master that differs from the one before it by more than certification allows"

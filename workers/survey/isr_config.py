@@ -71,7 +71,7 @@ class FringeConfig(_Model):
     bin: int = Field(
         4, ge=1, le=32, description="pixels averaged before the fit; a third of the fringes' width at most"
     )
-    reach: int = Field(60, ge=8, description="pixels; what varies on larger scales is sky, not fringes")
+    reach: int = Field(120, ge=16, description="pixels; what varies on larger scales is sky, not fringes")
     clip: float = Field(4.0, gt=1, description="sigma beyond which binned pixels leave the fit")
 
 
@@ -107,9 +107,14 @@ class EdgesConfig(_Model):
 
 
 class CosmicRaysConfig(_Model):
-    """Hits by particles."""
+    """Hits by particles: sharper than any star."""
 
-    threshold: float = Field(4.5, gt=1, description="sigma")
+    threshold: float = Field(4.7, gt=1, description="sigma of a track's first pixels over what any stars could show")
+    growth: float = Field(2.0, gt=0.5, description="sigma of the pixels next to known hits")
+    sharpness: float = Field(
+        0.92, gt=0.5, le=1, description="narrowest PSF that must survive, over the measured FWHM: its change and shape"
+    )
+    least_fwhm: float = Field(2.0, ge=1, description="pixels; stars at least so wide, and taken where none is measured")
 
 
 class TrailsConfig(_Model):
@@ -117,7 +122,7 @@ class TrailsConfig(_Model):
 
     threshold: float = Field(8.0, gt=4, description="sigma of the whole trail")
     binning: int = Field(4, ge=1, le=32, description="pixels along a bin's side; more where the detector is large")
-    shortest: float = Field(250.0, gt=0, description="pixels of path")
+    shortest: float = Field(400.0, gt=0, description="pixels of path")
     sagitta: float = Field(100.0, ge=0, description="pixels by which a trail over the whole detector may bend, at most")
     floor: float = Field(0.1, gt=0, description="sigma of a pixel down to which a trail's wings are masked")
     most: int = Field(10, ge=1, description="trails per detector at most")

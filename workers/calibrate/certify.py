@@ -1,0 +1,279 @@
+"""A new master against the one before: certified where it is the same within limits, else to be put aside.
+
+Between two masters of one period a detector is the same, so the masters are (ZTF-IN2P3: bias within 0.01 ADU, outliers
+below 0.6 %). A master that differs although nothing is known to have changed tells of bad frames, and the one before
+stays in use. Across a change point or an intervention a difference is no reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import ConfigurationError
+from workers.calibrate.night_families import clipped_mean
+from workers.imaging.calibrations import KINDS, TABLE_KINDS, Calibration
+from workers.survey.camera import Detector, parse_section
+
+__all__ = ["LIMITS", "TABLE_LIMITS", "AmplifierRow", "Limit", "Stability", "Verdict", "certify", "stability"]
+
+_Float = NDArray[np.float64]
+
+_OUTLIER_SIGMA = 5.0
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much a new picture may differ from the one before."""
+
+    difference: float
+    """Of an amplifier's level, in the unit of the master's kind; a flat's and a fringe's is relative."""
+    outliers: float = 0.006
+    """Fraction of pixels farther than five sigma from their amplifier's difference, or flagged in one master only."""
+
+
+LIMITS: Mapping[str, Limit] = {
+    "bias": Limit(0.01),
+    "dark": Limit(0.002),
+    "flat": Limit(5.0e-4),
+    "fringe": Limit(5.0e-3),
+    "defects": Limit(0.0),
+}
+"""By kind; defects have no level, what counts is the fraction of pixels that became good or bad."""
+
+TABLE_LIMITS: Mapping[str, Mapping[str, float]] = {
+    "ptc": {"gain": 0.01, "readNoise": 0.05, "turnoff": 0.1},
+    "linearity": {"correction": 0.002},
+    "brighter_fatter": {"kernel": 0.1},
+}
+"""Greatest relative difference in the tables that are judged, by kind.
+
+Relative to the greatest value of the table in that amplifier; a linearity correction is compared at the same levels and
+relative to the level. Kinds that are not named here are judged in every table, by `_TABLE_LIMIT`.
+"""
+
+_TABLE_LIMIT = 0.1
+
+
+@dataclass(frozen=True)
+class AmplifierRow:
+    """One amplifier, new master minus the one before (a flat: over it, minus 1; a table: relative)."""
+
+    amplifier: str
+    difference: float
+    """Clipped mean over the pixels good in both; of tables the greatest relative difference."""
+    error: float
+    """Of the difference, from the masters' variances: what is common to an amplifier's pixels is not in it."""
+    scatter: float
+    """Standard deviation of the pixels' differences."""
+    outliers: float
+    """Fraction of the amplifier's pixels."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a master may be used."""
+
+    certified: bool
+    kind: str
+    new: str
+    """Id."""
+    previous: str
+    """Id; empty where there is none before."""
+    reasons: tuple[str, ...]
+    """What is beyond its limit, in words; or why it is certified nevertheless."""
+    rows: tuple[AmplifierRow, ...]
+    outliers: float
+    """Fraction of the detector's pixels."""
+
+
+def certify(
+    new: Calibration,
+    previous: Calibration | None,
+    detector: Detector,
+    *,
+    between: str = "",
+    limit: Limit | None = None,
+    table_limits: Mapping[str, float] | None = None,
+) -> Verdict:
+    """Return the verdict on `new` against `previous`, the master in use before it of the same kind, band and lamp.
+
+    `between` names the change or intervention that lies between the two (`Period.reason`); with it, or without a master
+    before, a difference does not stand in the way. Raises ConfigurationError where the two are of different kinds,
+    instruments, detectors, bands, lamps or layouts.
+    """
+    if previous is None:
+        return Verdict(True, new.kind, new.id, "", ("the first of its kind",), (), 0.0)
+    _check_comparable(new, previous)
+    if new.kind in TABLE_KINDS:
+        bounds = TABLE_LIMITS.get(new.kind, {}) if table_limits is None else table_limits
+        rows, reasons = _compared_tables(new, previous, detector, bounds)
+        outliers = 0.0
+    else:
+        rows, reasons, outliers = _compared_pictures(new, previous, detector, limit or LIMITS[new.kind])
+    if reasons and between:
+        return Verdict(True, new.kind, new.id, previous.id, (f"{between}: {'; '.join(reasons)}",), rows, outliers)
+    return Verdict(not reasons, new.kind, new.id, previous.id, tuple(reasons), rows, outliers)
+
+
+def _check_comparable(new: Calibration, previous: Calibration) -> None:
+    names = ("kind", "instrument", "detector", "band", "lamp", "layout")
+    wrong = [
+        f"{name} {getattr(new, name)!r} instead of {getattr(previous, name)!r}"
+        for name in names
+        if getattr(new, name) != getattr(previous, name)
+    ]
+    if new.image.shape != previous.image.shape:
+        wrong.append(f"shape {new.image.shape} instead of {previous.image.shape}")
+    if wrong:
+        raise ConfigurationError(f"{new.id} can't be certified against {previous.id}: it has {', '.join(wrong)}")
+
+
+def _compared_pictures(
+    new: Calibration, previous: Calibration, detector: Detector, limit: Limit
+) -> tuple[tuple[AmplifierRow, ...], list[str], float]:
+    difference, sigma, good = _difference(new, previous)
+    flagged = (new.mask != 0) != (previous.mask != 0)
+    rows, reasons, total = [], [], 0
+    unit = KINDS[new.kind].replace("1", "")
+    for amplifier in detector.amplifiers:
+        place = parse_section(amplifier.position)
+        row, odd = _row(amplifier.name, difference[place], sigma[place], good[place], flagged[place])
+        rows.append(row)
+        total += odd
+        if new.kind != "defects" and not abs(row.difference) <= limit.difference:
+            reasons.append(
+                f"amplifier {row.amplifier} differs by {row.difference:+.3g} ± {row.error:.1g} {unit}".rstrip()
+                + f", allowed are {limit.difference:g}"
+            )
+    fraction = total / max(new.mask.size, 1)
+    if fraction > limit.outliers:
+        reasons.append(f"{100 * fraction:.2f} % of the pixels are off, allowed are {100 * limit.outliers:g} %")
+    return tuple(rows), reasons, fraction
+
+
+def _difference(new: Calibration, previous: Calibration) -> tuple[_Float, _Float, NDArray[np.bool_]]:
+    """Return the difference of every pixel (relative for flats), its error, and where both are good."""
+    first, second = previous.image.astype(float), new.image.astype(float)
+    good = (new.mask == 0) & (previous.mask == 0) & np.isfinite(first) & np.isfinite(second)
+    sigma = np.sqrt(np.maximum(new.variance.astype(float) + previous.variance, 0.0))
+    if new.kind == "flat":
+        good &= first > 0
+        divisor = np.where(good, first, 1.0)
+        return second / divisor - 1.0, sigma / divisor, good
+    return second - first, sigma, good
+
+
+def _row(
+    name: str, difference: _Float, sigma: _Float, good: NDArray[np.bool_], flagged: NDArray[np.bool_]
+) -> tuple[AmplifierRow, int]:
+    """Return one amplifier's row, and how many pixels are off: far from the others by their own error and by theirs."""
+    values = difference[good]
+    if values.size == 0:
+        return AmplifierRow(name, np.nan, np.nan, np.nan, float(flagged.mean())), int(np.count_nonzero(flagged))
+    mean, scatter, kept = clipped_mean(values)
+    error = float(np.sqrt(np.mean(np.square(sigma[good])) / max(kept, 1)))
+    spread = np.maximum(1.4826 * np.median(np.abs(values - np.median(values))), sigma[good])
+    odd = int(np.count_nonzero(np.abs(values - mean) > _OUTLIER_SIGMA * spread)) + int(np.count_nonzero(flagged))
+    return AmplifierRow(name, mean, error, scatter, odd / good.size), odd
+
+
+def _compared_tables(
+    new: Calibration, previous: Calibration, detector: Detector, limits: Mapping[str, float]
+) -> tuple[tuple[AmplifierRow, ...], list[str]]:
+    """Return per amplifier the greatest relative difference in a judged table, and what is beyond its limit."""
+    names = [amplifier.name for amplifier in detector.amplifiers]
+    wanted = limits or {name: _TABLE_LIMIT for name in {**new.tables, **previous.tables} if not name.endswith("Err")}
+    worst = np.zeros(len(names))
+    reasons = []
+    for table, limit in sorted(wanted.items()):
+        if table not in new.tables or table not in previous.tables:
+            reasons.append(f"only one of the two has the table {table}")
+            continue
+        relative = _table_difference(new, previous, table, len(names))
+        if relative is None:
+            reasons.append(f"table {table} has another shape or other gaps than before")
+            continue
+        worst = np.maximum(worst, relative)
+        for index in np.flatnonzero(~(relative <= limit)):
+            who = f"amplifier {names[index]}" if len(new.tables[table]) == len(names) else "all amplifiers"
+            reasons.append(f"{table} of {who} differs by {100 * relative[index]:.2g} %, allowed are {100 * limit:g} %")
+    rows = tuple(AmplifierRow(name, float(value), 0.0, 0.0, 0.0) for name, value in zip(names, worst, strict=True))
+    return rows, list(dict.fromkeys(reasons))
+
+
+def _table_difference(new: Calibration, previous: Calibration, table: str, amplifiers: int) -> _Float | None:
+    """Return the relative difference per amplifier; None where the two can't be compared."""
+    first, second = previous.tables[table], new.tables[table]
+    if new.kind == "linearity" and table == "correction" and "knots" in new.tables and "knots" in previous.tables:
+        return _linearity_difference(new, previous)
+    if first.shape != second.shape or not np.array_equal(np.isfinite(first), np.isfinite(second)):
+        return None
+    return _relative(first, second, amplifiers)
+
+
+def _linearity_difference(new: Calibration, previous: Calibration) -> _Float:
+    """Return the greatest difference of the corrections over the level, from a twentieth of the common range up."""
+    worst = []
+    for k0, c0, k1, c1 in zip(
+        previous.tables["knots"],
+        previous.tables["correction"],
+        new.tables["knots"],
+        new.tables["correction"],
+        strict=True,
+    ):
+        top = min(float(np.nanmax(k0)), float(np.nanmax(k1)))
+        at = np.linspace(0.05 * top, top, 100)
+        worst.append(float(np.abs((np.interp(at, k1, c1) - np.interp(at, k0, c0)) / at).max()))
+    return np.array(worst)
+
+
+def _relative(first: _Float, second: _Float, amplifiers: int) -> _Float:
+    """Return the greatest difference over the greatest value, per amplifier where the first axis counts those."""
+    count = amplifiers if first.ndim and len(first) == amplifiers else 1
+    before = np.where(np.isfinite(first), first, 0.0).reshape(count, -1)
+    after = np.where(np.isfinite(second), second, 0.0).reshape(count, -1)
+    if before.shape[1] == 0:
+        return np.zeros(amplifiers)
+    scale = np.maximum(np.abs(before).max(axis=1), np.abs(after).max(axis=1))
+    relative = np.abs(after - before).max(axis=1) / np.where(scale > 0, scale, 1.0)
+    return np.asarray(np.broadcast_to(relative, (amplifiers,)), float)
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How much the masters of one kind differ from each other."""
+
+    kind: str
+    ids: tuple[str, ...]
+    amplifiers: tuple[str, ...]
+    differences: tuple[tuple[float, ...], ...]
+    """Of each master after the first from the one before, per amplifier."""
+    rms: float
+    """Root mean square of those."""
+    worst: float
+    """Greatest of those."""
+    outliers: tuple[float, ...]
+    """Fraction of outlier pixels of each master after the first."""
+
+
+def stability(masters: Sequence[Calibration], detector: Detector) -> Stability:
+    """Return the stability of masters of one kind, detector, band and lamp, given in order of time."""
+    verdicts = [certify(new, old, detector) for old, new in pairwise(masters)]
+    differences = np.array([[row.difference for row in verdict.rows] for verdict in verdicts])
+    finite = differences[np.isfinite(differences)]
+    if finite.size == 0:
+        finite = np.zeros(1)
+    return Stability(
+        kind=masters[0].kind if masters else "",
+        ids=tuple(master.id for master in masters),
+        amplifiers=tuple(amplifier.name for amplifier in detector.amplifiers),
+        differences=tuple(tuple(float(value) for value in row) for row in differences),
+        rms=float(np.sqrt(np.mean(np.square(finite)))),
+        worst=float(np.abs(finite).max()),
+        outliers=tuple(verdict.outliers for verdict in verdicts),
+    )

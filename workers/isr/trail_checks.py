@@ -1,0 +1,168 @@
+"""What looks like a trail and is none: columns, amplifier edges, diffraction spikes, galaxies, chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from workers.imaging.exposure import FloatImage, MaskImage
+from workers.isr.trail_binning import BLOCKED, Box, FlatSky
+from workers.isr.trail_path import Arc, Bars, stretched
+from workers.isr.trail_profile import Profile
+
+__all__ = ["fades", "is_column", "is_even", "is_sharp", "is_spike", "runs_along_axis"]
+
+_BLOCK = 8.0  # bins
+
+
+def is_column(image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatImage, line: Arc) -> bool:
+    """Whether the straight line (bins) is a bad column or row, or a bleed, rather than a trail near the axis.
+
+    Summed along the axis, a column stays one to three pixels wide; a trail is wider by its tilt and by the seeing.
+    Real trails tilted by less than about a pixel from end to end, one in a thousand, are refused as well.
+    """
+    dx, dy = abs(line.x1 - line.x0), abs(line.y1 - line.y0)
+    if min(dx, dy) > 0.05 * max(dx, dy):
+        return False
+    whole = line.scaled(sky.bin)
+    ends = np.array([min(whole.x0, whole.x1), max(whole.x0, whole.x1), min(whole.y0, whole.y1), max(whole.y0, whole.y1)])
+    steep = dy >= dx
+    low, high, first, last = ends if steep else ends[[2, 3, 0, 1]]
+    size, long = (image.shape[1], image.shape[0]) if steep else image.shape
+    columns = max(int(low) - 40, 0), min(int(high) + 41, size)
+    rows = max(int(first), 0), min(int(last) + 1, long)
+    sums, weights = np.zeros(columns[1] - columns[0]), np.zeros(columns[1] - columns[0])
+    _columns(image, mask, sky.background, sky.noise, weight, sky.bin, BLOCKED, steep, *columns, *rows, sums, weights)
+    profile = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
+    profile = (profile - np.median(profile[weights > 0])) * weights if (weights > 0).any() else sums
+    z = [_best_window(profile, weights, width) for width in range(1, 25)]
+    return max(z[:3]) > 0.9 * max(z[3:])
+
+
+def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], width: int) -> float:
+    ones = np.ones(width)
+    return float(np.max(np.convolve(profile, ones) / np.sqrt(np.maximum(np.convolve(weights, ones), 1.0))))
+
+
+def runs_along_axis(arc: Arc, fwhm: float, boxes: Sequence[Box]) -> bool:
+    """Whether the arc (pixels) follows a row or column as bad columns, bleeds and amplifier edges do.
+
+    Straight, and tilted by less than a pixel or so from end to end, or by less than its width beside the border of an
+    amplifier: one real trail in a thousand lies so.
+    """
+    dx, dy = abs(arc.x1 - arc.x0), abs(arc.y1 - arc.y0)
+    tilt = min(dx, dy) + abs(arc.sagitta)
+    if tilt < max(1.5, 0.4 * min(fwhm, 10.0)):
+        return True
+    if tilt > fwhm:
+        return False
+    middle = 0.5 * (arc.x0 + arc.x1) if dy >= dx else 0.5 * (arc.y0 + arc.y1)
+    borders = [edge for box in boxes for edge in (box[2:] if dy >= dx else box[:2])]
+    return any(abs(middle - edge) < fwhm + 4.0 for edge in borders)
+
+
+def is_sharp(profile: Profile) -> bool:
+    """Whether it is narrower than any image of the sky, or the edge of a step: one side as bright as its peak."""
+    return profile.fwhm < 1.7 or max(profile.sides) - min(profile.sides) > 0.5
+
+
+def is_even(profile: Profile, threshold: float) -> bool:
+    """Whether the light is spread along the path and not the work of a few places on it.
+
+    The brightest fifth of its blocks is left out; what remains must still be significant and not much fainter.
+    """
+    known = np.isfinite(profile.blocks)
+    blocks, inverse = profile.blocks[known], profile.errors[known] ** -2.0
+    if len(blocks) < 5:
+        return False
+    mean = float((blocks * inverse).sum() / inverse.sum())
+    order = np.argsort(blocks)
+    kept = order[: len(order) - max(1, len(order) // 5)]
+    rest = float((blocks[kept] * inverse[kept]).sum() / inverse[kept].sum())
+    z = rest * np.sqrt(float(inverse[kept].sum()))
+    return mean > 0 and rest > 0.25 * mean and z > 0.5 * threshold
+
+
+def fades(profile: Profile) -> bool:
+    """Whether a short piece is much brighter in one third than in another, as galaxies and spikes are."""
+    known = np.isfinite(profile.blocks)
+    levels, errors = [], []
+    for third in np.array_split(np.arange(len(known)), 3):
+        part = third[known[third]]
+        if len(part):
+            inverse = profile.errors[part] ** -2.0
+            levels.append(float((profile.blocks[part] * inverse).sum() / inverse.sum()))
+            errors.append(float(inverse.sum() ** -0.5))
+    low, high = int(np.argmin(levels)), int(np.argmax(levels))
+    error = float(np.hypot(0.5 * errors[high], errors[low]))
+    return len(levels) < 3 or 0.5 * levels[high] - levels[low] > 2.0 * error
+
+
+def is_spike(
+    sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float, threshold: float
+) -> bool:
+    """Whether the light along the arc (bins) falls off with the distance from very bright stars on it.
+
+    A spike's brightness goes as 1/r² (with 1/r allowed for), a trail's is constant: the constant part of a
+    least-squares fit along the arc, drawn out by its own length where nothing should be, must be significant.
+    """
+    longer = stretched(arc, -0.25, 1.25)
+    near = _on_path(longer, cores, max(3.0, width))
+    if not len(near):
+        return False
+    signal = (sky.value * weight).astype(np.float32)
+    sums, weights = Bars.of(signal, weight, width, longer).along(longer, _BLOCK)
+    share = (np.arange(len(sums)) + 0.5) / len(sums)
+    inside = (share > 1 / 6) & (share < 5 / 6)
+    good = weights > 0.25 * _BLOCK * width
+    if (good & inside).sum() < 6:
+        return True
+    level = sums[good] / weights[good]
+    columns = [inside[good].astype(float)]
+    for place in near:
+        r = np.maximum(np.abs(share[good] - place) * longer.length, 2.0)
+        columns += [1.0 / r, 1.0 / r**2]
+    design = np.stack(columns)
+    scale = np.sqrt((design**2).sum(1))
+    design = design / scale[:, None]
+    # the scatter of the brightness itself counts, not only the noise of the sky
+    inverse = 1.0 / (1.0 / weights[good] + (0.2 * level) ** 2)
+    normal = (design * inverse) @ design.T + 1e-6 * np.eye(len(columns)) * inverse.max()
+    solution = np.linalg.solve(normal, design @ (inverse * level))
+    error = np.sqrt(np.linalg.inv(normal)[0, 0])
+    constant = solution[0] / scale[0]
+    typical = float(np.median(level[inside[good]]))
+    return bool(solution[0] < 0.6 * threshold * error or constant < 0.3 * typical)
+
+
+def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:
+    """Return where along the arc (share of its chord) stars lie within `reach` of it."""
+    if not len(cores):
+        return []
+    dx, dy = arc.x1 - arc.x0, arc.y1 - arc.y0
+    long = max(arc.length, 1e-9)
+    along = ((cores[:, 0] - arc.x0) * dx + (cores[:, 1] - arc.y0) * dy) / long**2
+    across = (-(cores[:, 0] - arc.x0) * dy + (cores[:, 1] - arc.y0) * dx) / long
+    off = np.abs(across - 4 * arc.sagitta * along * (1 - along))
+    return [float(place) for place in along[(off < reach) & (along > -0.2) & (along < 1.2)]]
+
+
+@njit(cache=True, nogil=True)
+def _columns(
+    image: Any, mask: Any, background: Any, noise: Any, weight: Any, side: int, blocked: int, steep: bool,
+    low: int, high: int, first: int, last: int, sums: Any, weights: Any,
+) -> None:  # pragma: no cover - compiled
+    """Sum the good pixels, flattened and scaled, along the axis: columns where steep, else rows."""
+    rows, columns = background.shape
+    for along in range(first, last):
+        for across in range(low, high):
+            y, x = (along, across) if steep else (across, along)
+            row, column = min(y // side, rows - 1), min(x // side, columns - 1)
+            if (mask[y, x] & blocked) != 0 or weight[row, column] <= 0 or not np.isfinite(image[y, x]):
+                continue
+            sums[across - low] += (image[y, x] - background[row, column]) / noise[row, column]
+            weights[across - low] += 1.0

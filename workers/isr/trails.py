@@ -1,0 +1,210 @@
+"""Trails of satellites and aeroplanes: found on the binned image by the fast Radon transform, measured on the pixels.
+
+The steps: bin and flatten the sky (trail_binning), block its sources but for long thin ones (trail_sources), sum along
+all lines and pieces of lines (trail_radon), grow each candidate to a shallow arc and find its ends (trail_path), fit
+path and profile at full resolution (trail_profile), refuse what the instrument or the stars make (trail_checks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import DataError
+from workers.imaging.exposure import FloatImage, MaskImage
+from workers.imaging.masks import MaskPlane
+from workers.isr.state import IsrState
+from workers.isr.trail_binning import Box, FlatSky, flatten
+from workers.isr.trail_checks import fades, is_column, is_even, is_sharp, is_spike, runs_along_axis
+from workers.isr.trail_path import Arc, Bars, cut, grow, inside, stretched, sums_along
+from workers.isr.trail_profile import Profile, measure
+from workers.isr.trail_radon import find_lines
+from workers.isr.trail_sources import Sources, block_sources
+from workers.survey.camera import parse_section
+from workers.survey.isr_config import TrailsConfig
+
+__all__ = ["Trail", "apply", "find_trails", "trail_mask"]
+
+_CLIP = 4.0  # sigma of a bin: what one bin may add to a line
+_ROUNDS = 3
+_ASPECT = 15.0  # least length over width
+_SHORT = 0.4  # of the detector's side: what is shorter may be a galaxy or a spike
+
+
+@dataclass(frozen=True)
+class Trail:
+    """One trail: the parabola between its ends, and its light. Pixels are 0-based, centres at whole numbers."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    sagitta: float
+    """Pixels by which the middle is off the chord, positive towards (-dy, dx) of the chord (dx, dy)."""
+    fwhm: float
+    """Across, pixels."""
+    peak: float
+    """Brightness on the path, in the image's unit."""
+    snr: float
+    """Of the whole trail."""
+    half_width: float
+    """Pixels across from the path to where the trail is lost in the noise: what the mask covers."""
+
+
+def find_trails(
+    image: FloatImage,
+    variance: FloatImage,
+    mask: MaskImage,
+    options: TrailsConfig,
+    boxes: Sequence[Box] = (),
+) -> tuple[Trail, ...]:
+    """Return the trails, brightest first.
+
+    `image` float32 (height, width), any unit, sky included; `variance` in its square (pixels where it is not positive
+    and finite are left out; the noise itself is measured on the image); `mask` int32 MaskPlane bits; `boxes` the
+    amplifiers (y0, y1, x0, x1). Raises DataError where the shapes differ.
+    """
+    if image.shape != mask.shape or image.shape != variance.shape:
+        raise DataError(
+            f"trails: image {image.shape}, variance {variance.shape} and mask {mask.shape} differ in shape; "
+            "give the three planes of one detector"
+        )
+    sky = flatten(image, mask, options.binning, boxes)
+    return _Search(image, mask, sky, block_sources(sky), options, boxes).run()
+
+
+def apply(state: IsrState) -> None:
+    """Set STREAK along every trail; the values stay. The number of trails and the share of pixels become metrics."""
+    boxes = []
+    for amplifier in state.detector.amplifiers:
+        rows, columns = parse_section(amplifier.position)
+        boxes.append((rows.start, rows.stop, columns.start, columns.stop))
+    trails = find_trails(state.image, state.variance, state.mask, state.config.trails, boxes)
+    share = 0.0
+    if trails:
+        covered = trail_mask(trails, (state.image.shape[0], state.image.shape[1]))
+        state.flag(covered, MaskPlane.STREAK)
+        share = float(covered.mean())
+    state.metrics["trailCount"] = float(len(trails))
+    state.metrics["trailFraction"] = share
+
+
+def trail_mask(trails: Sequence[Trail], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the bool mask of all pixels within each trail's half width of its path."""
+    covered = np.zeros(shape, bool)
+    for trail in trails:
+        _cover(covered, Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta), trail.half_width)
+    return covered
+
+
+def _cover(plane: NDArray[np.bool_], arc: Arc, half: float) -> None:
+    """Set the pixels within `half` of the arc, by runs along the lesser axis."""
+    dx, dy = arc.x1 - arc.x0, arc.y1 - arc.y0
+    steep = abs(dy) >= abs(dx)
+    target = plane if steep else plane.T
+    x, y = arc.points(np.linspace(0.0, 1.0, int(2 * arc.length) + 2))
+    major, minor = (y, x) if steep else (x, y)
+    room = half * arc.length / max(abs(dx), abs(dy), 1e-9)
+    rows = np.floor(major + 0.5).astype(int)
+    for row, first in zip(*np.unique(rows, return_index=True), strict=True):
+        if 0 <= row < target.shape[0]:
+            low, high = int(np.ceil(minor[first] - room)), int(np.floor(minor[first] + room)) + 1
+            target[row, max(low, 0) : max(high, 0)] = True
+
+
+class _Search:
+    """Candidates one after another: each is accepted or refused and its bins leave the sums."""
+
+    def __init__(
+        self,
+        image: FloatImage,
+        mask: MaskImage,
+        sky: FlatSky,
+        sources: Sources,
+        options: TrailsConfig,
+        boxes: Sequence[Box],
+    ) -> None:
+        self.image, self.mask, self.sky, self.sources, self.options = image, mask, sky, sources, options
+        self.boxes = boxes
+        self.weight = sources.weight.copy()
+        self.signal = np.asarray(np.clip(sky.value, -_CLIP, _CLIP) * self.weight, np.float32)
+        self.open = self.weight.copy()
+        self.shortest = options.shortest / sky.bin
+        self.trails: list[Trail] = []
+
+    def run(self) -> tuple[Trail, ...]:
+        for _ in range(_ROUNDS):
+            known = len(self.trails)
+            lines = find_lines(self.signal, self.weight, self.options.threshold, self.shortest)
+            while len(lines) and len(self.trails) < self.options.most:
+                self._try(lines[0])
+                lines = self._still(lines[1:])
+            if len(self.trails) in (known, self.options.most):
+                break
+        return tuple(sorted(self.trails, key=lambda trail: -trail.snr))
+
+    def _still(self, lines: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the lines that stand out still, by what is left of their bins."""
+        if not len(lines):
+            return lines
+        sums, weights = sums_along(self.signal, self.weight, lines)
+        return lines[(weights >= self.shortest * lines[:, 4]) & (sums > self.options.threshold * np.sqrt(weights))]
+
+    def _try(self, line: NDArray[np.float64]) -> None:
+        """Follow one candidate; whatever it is, it is not looked at again."""
+        width, seed = float(line[4]), Arc(*line[:4])
+        if is_column(self.image, self.mask, self.sky, self.open, seed):
+            self._close(stretched(seed, -8.0, 9.0), width + 1.0)
+            return
+        sagitta = self.options.sagitta / self.sky.bin
+        bars = Bars.of(self.signal, self.weight, width, seed)
+        arc = cut(bars, grow(bars, seed, sagitta), seed)
+        arc = cut(bars, bars.searched(arc, (2.0, 1.0), sagitta), arc)
+        side = self.sky.bin
+        profile = measure(
+            self.image, self.mask, self.sky, self.open, arc.scaled(side), width * side, self.options.floor
+        )
+        if self._is_trail(profile, width):
+            self.trails.append(self._trail(profile))
+            clear = profile.half_width / self.sky.bin + 1.0
+            self._close(profile.arc.scaled(1.0 / self.sky.bin), clear)
+        else:
+            self._close(seed, width + 1.0)
+            self._close(arc, width + 1.0)
+
+    def _is_trail(self, profile: Profile, width: float) -> bool:
+        arc, options = profile.arc, self.options
+        short = arc.length < _SHORT * max(self.image.shape)
+        if profile.snr < options.threshold or profile.peak < 1.5 * options.floor:
+            return False
+        if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or (short and fades(profile)):
+            return False
+        if runs_along_axis(arc, profile.fwhm, self.boxes) or is_sharp(profile):
+            return False
+        binned = arc.scaled(1.0 / self.sky.bin)
+        return is_even(profile, options.threshold) and not is_spike(
+            self.sky, self.open, self.sources.cores, binned, width, options.threshold
+        )
+
+    def _trail(self, profile: Profile) -> Trail:
+        """Return the record; ends near the border are drawn out to it."""
+        arc = profile.arc
+        margin = 16.0 * self.sky.bin
+        height, width = self.image.shape
+        reach = margin / max(arc.length, 1.0)
+        ends = []
+        for x, y in ((arc.x0, arc.y0), (arc.x1, arc.y1)):
+            ends.append(reach if min(x, y, width - 1 - x, height - 1 - y) < margin else 0.25 * reach)
+        arc = inside(stretched(arc, -ends[0], 1.0 + ends[1]), self.image.shape)
+        peak = profile.peak * profile.noise
+        return Trail(*arc.numbers().tolist(), profile.fwhm, peak, profile.snr, profile.half_width)
+
+    def _close(self, arc: Arc, half: float) -> None:
+        """Take the bins within `half` of the arc, drawn out a little, out of the sums."""
+        gone = np.zeros(self.weight.shape, bool)
+        _cover(gone, stretched(arc, -0.05, 1.05), half)
+        self.weight[gone] = 0.0
+        self.signal[gone] = 0.0
