@@ -60,7 +60,7 @@ def steps(years: int, error: float, size: float, effect: str) -> None:
 
 def main(years: str = "300") -> None:
     count = int(years)
-    for changed in ({}, {"season": 0.05}, {"wander": 0.003}, {"missing": 0.3}, {"season": 0.0, "wander": 0.0}):
+    for changed in ({}, {"season": 0.05}, {"wander": 0.002}, {"missing": 0.3}, {"season": 0.0, "wander": 0.0}):
         clean(count, 0.014, **changed)
     clean(count, 0.03)
     for error in (0.014, 0.02, 0.03):

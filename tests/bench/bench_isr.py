@@ -77,6 +77,21 @@ def raw(rng):
     return RawExposure(info, hdus, cards)
 
 
+def tables(kind, amplifiers, rng):
+    """What the table kinds hold, of a usual size."""
+    if kind == "crosstalk":
+        coefficients = rng.normal(0, 1e-4, (amplifiers, amplifiers, 1)) * (1 - np.eye(amplifiers))[:, :, None]
+        return {"coefficients": coefficients, "error": np.full_like(coefficients, 1e-6)}
+    if kind == "linearity":
+        knots = np.tile(np.r_[0.0, np.geomspace(30, 62000, 15)], (amplifiers, 1))
+        correction = 0.02 * knots**2 / 62000
+        return {"knots": knots, "correction": correction, "error": 1e-4 * knots, "turnoff": np.full(amplifiers, 6e4)}
+    rate = np.full(amplifiers, 1e-6)
+    known = {"serial": rate, "parallel": rate, "serialError": 0.01 * rate, "parallelError": 0.01 * rate}
+    traps = {name: np.tile([20.0, 1e4, 2.0], (amplifiers, 1)) for name in ("serialTrap", "parallelTrap")}
+    return known | traps | {"offset": np.tile([1e-5, 5.0], (amplifiers, 1))}
+
+
 def masters(steps, camera, rng):
     detector = camera.detectors[0]
     shape = (SIZE, SIZE)
@@ -86,7 +101,6 @@ def masters(steps, camera, rng):
         "flat": rng.normal(1, 0.01, shape),
         "defects": np.zeros(shape),
     }
-    tables = {}
     made = {}
     for kind in needed_kinds(IsrConfig(), steps, "r"):
         fields = {"instrument": "cam", "detector": 0, "layout": detector.layout, "band": "r" if kind == "flat" else ""}
@@ -95,7 +109,7 @@ def masters(steps, camera, rng):
             planes = {"image": images[kind], "variance": np.full(shape, 1e-4), "mask": mask}
             made[kind] = make_calibration(kind, **fields, **planes)
         else:
-            made[kind] = make_calibration(kind, **fields, tables=tables[kind](len(detector.amplifiers), rng))
+            made[kind] = make_calibration(kind, **fields, tables=tables(kind, len(detector.amplifiers), rng))
     return CalibrationSet(made)
 
 

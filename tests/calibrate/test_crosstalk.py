@@ -44,7 +44,7 @@ def test_coefficients_from_raw_frames_and_what_is_left_after_correction():
     between = ~np.eye(4, dtype=bool)
     assert np.abs(table - truth)[between].max() < 1.0e-5
     assert np.all(table[~between] == 0)
-    pulls = ((table - truth) / error)[between]
+    pulls = (table - truth)[between] / error[between]
     assert np.abs(pulls).max() < 4
     assert 0.5 < np.sqrt(np.mean(pulls**2)) < 1.6
     assert np.all(solution.tables["pixels"] > 1000)
@@ -57,8 +57,13 @@ def test_coefficients_from_raw_frames_and_what_is_left_after_correction():
     after = bench.state(raw, master, steps=(overscan.apply, crosstalk.apply)).image - bench.pattern.bias
     signal = before[62:98, 62:98].mean()
     for rows, columns in ((slice(62, 98), slice(222, 258)), (slice(222, 258), slice(62, 98))):
-        level = [np.median(part[105:155, columns] if rows.start < 160 else part[165:215, columns]) for part in (before, after)]
-        left = [abs(part[rows, columns].mean() - sky) / signal for part, sky in zip((before, after), level, strict=True)]
+        level = [
+            np.median(part[105:155, columns] if rows.start < 160 else part[165:215, columns])
+            for part in (before, after)
+        ]
+        left = [
+            abs(part[rows, columns].mean() - sky) / signal for part, sky in zip((before, after), level, strict=True)
+        ]
         assert left[1] < 2.5e-5 < 1e-4 < left[0]
 
 

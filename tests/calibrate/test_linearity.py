@@ -9,8 +9,8 @@ import pytest
 
 from schemas.errors import ConfigurationError, DataError
 from tests.calibrate.simulated_frames import Bench
-from workers.calibrate.linearity import curves, measure_levels, solve, turnoff_of
 from workers.calibrate.linearity import Levels as LevelTable
+from workers.calibrate.linearity import curves, measure_levels, solve, turnoff_of
 from workers.calibrate.linearity_fit import fit_response
 from workers.isr.linearity import curve_of, linearise
 from workers.simulate.detector import flat_field
@@ -92,7 +92,7 @@ def test_residuals_over_many_sequences():
 
 def test_the_errors_are_those_of_the_corrections():
     pulls = []
-    for seed in range(7):
+    for seed in range(9):
         levels, shapes, _ = levels_of(seed, count=90)
         fit, _, tables = fitted(levels)
         # amplifiers share the lamp, so only one of each sequence is independent
@@ -105,7 +105,8 @@ def test_the_errors_are_those_of_the_corrections():
         rho = [np.log(np.interp(at, measured, signal) / at) for at in (knots[1:], level[low])]
         truth = rho[0] - np.average(rho[1], weights=weights)
         pulls.append((np.log1p(correction[1:] / knots[1:]) - truth) / (error[1:] / knots[1:]))
-    assert 0.6 < np.sqrt(np.mean(np.square(pulls))) < 1.5
+    # the knots of a sequence go up and down together: nine numbers, not 135
+    assert 0.5 < np.sqrt(np.mean(np.square(pulls))) < 1.7
     assert np.max(np.abs(pulls)) < 4.5
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
-from scipy.ndimage import label
+from scipy.ndimage import binary_dilation, label
 
 READ_NOISE, FULL = 6.0, 95000.0
 KINDS = ("straight", "diffuse", "worm", "single")
@@ -147,8 +147,8 @@ def wrong_share(scene, hits, sigma=1.0):
 
 
 def eaten_stars(hits, stars, reach=1, charge=None):
-    """Number of stars with a hit within `reach` pixels of the centre; with `charge`, only hits without any count."""
-    wrong = hits if charge is None else hits & (charge <= 0)
+    """Number of stars with a hit within `reach` pixels of the centre; with `charge`, of hits with none around."""
+    wrong = hits if charge is None else hits & ~binary_dilation(charge > 0, np.ones((3, 3)))
     inside = (np.rint(stars[:, :2]) >= 0).all(axis=1) & (np.rint(stars[:, :2]) < hits.shape[::-1]).all(axis=1)
     x, y = np.rint(stars[inside, :2]).astype(int).T
     steps = range(-reach, reach + 1)

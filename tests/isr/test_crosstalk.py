@@ -30,9 +30,7 @@ def brute_force(blocks: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    amplifiers=st.integers(2, 5), lags=st.integers(1, 3), size=st.floats(1e-5, 2e-3), seed=st.integers(0, 2**32 - 1)
-)
+@given(amplifiers=st.integers(2, 5), lags=st.integers(1, 3), size=st.floats(1e-5, 2e-3), seed=st.integers(0, 2**32 - 1))
 def test_what_was_heard_is_found_again(amplifiers, lags, size, seed):
     rng = np.random.default_rng(seed)
     table = rng.uniform(-size, size, (amplifiers, amplifiers, lags))

@@ -95,3 +95,34 @@ def test_no_section_to_look_at_is_an_error(instrument, make_tree) -> None:
     raw = instrument.raw(np.zeros((96, 128)))
     with pytest.raises(ConfigurationError, match="has no overscan section that"):
         striped(make_tree, np.zeros(60), raw=raw, serial="none", parallel="none")
+
+
+@pytest.mark.parametrize("method", ["smooth", "per_row", "spline"])
+def test_the_levels_noise_is_in_the_variance(instrument, make_tree, method: str) -> None:
+    tree = make_tree()
+    amplifier = {**tree["detectors"][0]["amplifiers"][0], "data": "[1:200,1:300]", "position": "[1:200,1:300]"}
+    tree["detectors"][0] |= {"width": 200, "height": 300, "amplifiers": [amplifier | {"overscan": "[201:224,1:300]"}]}
+    camera, raw = camera_from_dict(tree), instrument.raw(np.zeros((96, 128)))
+    rng, errors = np.random.default_rng(5), []
+    for _ in range(20):
+        block = rng.normal(1000, 4, (300, 224))
+        block[:, :200] = 1000
+        block[0, 0] = 1001  # a frame of one value would be refused
+        config = IsrConfig(overscan=OverscanConfig(serial=method))
+        exposure = apply_steps(replace(raw, hdus={0: block}), camera, CalibrationSet(), config, ("overscan",))
+        errors.append(exposure.image[:, 100])
+    assert np.std(errors) == pytest.approx(np.sqrt(exposure.variance[0, 0]), rel=0.15)
+
+
+def test_a_drift_is_not_taken_for_a_level_where_the_serial_overscan_ends(instrument, make_tree) -> None:
+    tree = make_tree()
+    amplifier = {**tree["detectors"][0]["amplifiers"][0], "data": "[1:100,1:300]", "position": "[1:100,1:300]"}
+    tree["detectors"][0] |= {"width": 100, "height": 300}
+    rng, raw = np.random.default_rng(6), instrument.raw(np.zeros((96, 128)))
+    block = rng.normal(1000, 3, (330, 140)) + 5 * np.sin(np.arange(330) / 40)[:, None]
+    for rows in (300, 330):
+        amplifier |= {"overscan": f"[101:140,1:{rows}]", "parallel_overscan": "[1:100,301:330]"}
+        tree["detectors"][0]["amplifiers"] = [amplifier]
+        frame = replace(raw, hdus={0: block})
+        exposure = apply_steps(frame, camera_from_dict(tree), CalibrationSet(), IsrConfig(), ("overscan",))
+        assert abs(np.mean(exposure.image)) < 0.25

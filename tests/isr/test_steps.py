@@ -63,7 +63,7 @@ def test_assembly_undoes_the_flips(instrument) -> None:
 def test_parallel_overscan_takes_out_what_varies_along_the_row(make_tree) -> None:
     tree = make_tree()
     amplifier = tree["detectors"][0]["amplifiers"][0]
-    amplifier |= {"parallel_overscan": "[1:64,49:70]", "position": "[1:64,1:48]", "hdu": 0}
+    amplifier |= {"parallel_overscan": "[1:64,49:70]", "overscan": "[65:80,1:70]", "position": "[1:64,1:48]", "hdu": 0}
     tree["detectors"][0] |= {"width": 64, "height": 48, "amplifiers": [amplifier]}
     rng = np.random.default_rng(4)
     slope = np.linspace(0, 12, 64)

@@ -24,6 +24,7 @@ __all__ = ["LIMITS", "TABLE_LIMITS", "AmplifierRow", "Limit", "Stability", "Verd
 _Float = NDArray[np.float64]
 
 _OUTLIER_SIGMA = 5.0
+_FORGIVEN = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,17 @@ LIMITS: Mapping[str, Limit] = {
 TABLE_LIMITS: Mapping[str, Mapping[str, float]] = {
     "ptc": {"gain": 0.01, "readNoise": 0.05, "turnoff": 0.1},
     "linearity": {"correction": 0.002},
+    "crosstalk": {"coefficients": 0.1},
+    "cti": {"serial": 0.1, "parallel": 0.1},
     "brighter_fatter": {"kernel": 0.1},
 }
-"""Greatest relative difference in the tables that are judged, by kind.
+"""Greatest relative difference in the tables that are judged, by kind; other tables of these kinds are not.
 
-Relative to the greatest value of the table in that amplifier; a linearity correction is compared at the same levels and
-relative to the level. Kinds that are not named here are judged in every table, by `_TABLE_LIMIT`.
+Relative to the greatest value of the table in that amplifier, and beyond three sigma where its errors are known; a
+linearity correction is compared at the same levels and relative to the level.
 """
 
-_TABLE_LIMIT = 0.1
+_ERROR_NAMES = ("{}Err", "{}Error", "error")
 
 
 @dataclass(frozen=True)
@@ -187,12 +190,12 @@ def _compared_tables(
 ) -> tuple[tuple[AmplifierRow, ...], list[str]]:
     """Return per amplifier the greatest relative difference in a judged table, and what is beyond its limit."""
     names = [amplifier.name for amplifier in detector.amplifiers]
-    wanted = limits or {name: _TABLE_LIMIT for name in {**new.tables, **previous.tables} if not name.endswith("Err")}
     worst = np.zeros(len(names))
     reasons = []
-    for table, limit in sorted(wanted.items()):
-        if table not in new.tables or table not in previous.tables:
+    for table, limit in sorted(limits.items()):
+        if (table in new.tables) != (table in previous.tables):
             reasons.append(f"only one of the two has the table {table}")
+        if table not in new.tables or table not in previous.tables:
             continue
         relative = _table_difference(new, previous, table, len(names))
         if relative is None:
@@ -213,7 +216,17 @@ def _table_difference(new: Calibration, previous: Calibration, table: str, ampli
         return _linearity_difference(new, previous)
     if first.shape != second.shape or not np.array_equal(np.isfinite(first), np.isfinite(second)):
         return None
-    return _relative(first, second, amplifiers)
+    return _relative(first, second, np.hypot(_errors(previous, table), _errors(new, table)), amplifiers)
+
+
+def _errors(master: Calibration, table: str) -> _Float:
+    """Return the errors that go with a table, 0 where none are known."""
+    values = master.tables[table]
+    for pattern in _ERROR_NAMES:
+        errors = master.tables.get(pattern.format(table))
+        if errors is not None and errors.shape == values.shape:
+            return np.where(np.isfinite(errors), errors, 0.0)
+    return np.zeros_like(values)
 
 
 def _linearity_difference(new: Calibration, previous: Calibration) -> _Float:
@@ -232,15 +245,19 @@ def _linearity_difference(new: Calibration, previous: Calibration) -> _Float:
     return np.array(worst)
 
 
-def _relative(first: _Float, second: _Float, amplifiers: int) -> _Float:
-    """Return the greatest difference over the greatest value, per amplifier where the first axis counts those."""
+def _relative(first: _Float, second: _Float, errors: _Float, amplifiers: int) -> _Float:
+    """Return the greatest difference over the greatest value, per amplifier where the first axis counts those.
+
+    Three sigma of the difference are forgiven.
+    """
     count = amplifiers if first.ndim and len(first) == amplifiers else 1
     before = np.where(np.isfinite(first), first, 0.0).reshape(count, -1)
     after = np.where(np.isfinite(second), second, 0.0).reshape(count, -1)
     if before.shape[1] == 0:
         return np.zeros(amplifiers)
     scale = np.maximum(np.abs(before).max(axis=1), np.abs(after).max(axis=1))
-    relative = np.abs(after - before).max(axis=1) / np.where(scale > 0, scale, 1.0)
+    excess = np.maximum(np.abs(after - before) - _FORGIVEN * errors.reshape(count, -1), 0.0)
+    relative = excess.max(axis=1) / np.where(scale > 0, scale, 1.0)
     return np.asarray(np.broadcast_to(relative, (amplifiers,)), float)
 
 

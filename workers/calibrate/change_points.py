@@ -11,14 +11,14 @@ two change points.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
 from schemas.errors import DataError
-from workers.calibrate.step_scan import Scan, night_noise, offsets, projected, projection
+from workers.calibrate.step_scan import Scan, filled, freedom, night_noise, offsets, projected, projection
 
 __all__ = ["STANDARD", "Change", "Evidence", "FamilyChanges", "Jump", "ScanSettings", "find_changes"]
 
@@ -36,6 +36,7 @@ _TWO_DATES = 16.0
 """What an excursion needs more in z² than a step: the logarithm of its dates, twice."""
 _DATE_EVIDENCE = 16.0
 """Nights at which a change is no less likely than by this much in z² may be its date: four sigma."""
+_OF_INTEREST = 0.65
 _MANY = 8
 """Series that are enough to tell a common noise."""
 
@@ -47,7 +48,10 @@ class ScanSettings:
     false_alarms: float = 1.0e-3
     """Expected false changes of one family in all its nights, under Gaussian noise."""
     drift_days: float = 60.0
-    """Time scale of drift: a season (365 days) is drift, a change within days is not."""
+    """Time scale of drift: a season (365 days) is drift, a change within days is not.
+
+    Wander of ten days passes for white noise up to half a night's noise; above that its largest swings look like steps.
+    """
     drift_ratio: float = 4.0
     """Standard deviation of the drift over the noise of a typical night."""
     longest_excursion: int = 20
@@ -122,13 +126,19 @@ def find_changes(
     _check(times, values, errors)
     if values.shape[1] < _FEWEST_NIGHTS or len(values) == 0:
         return FamilyChanges(noise=tuple(np.zeros(len(values))))
-    relative = np.nanmedian(errors / np.nanmedian(errors, axis=1, keepdims=True), axis=0)
-    filled = _filled(values)
-    noise = _noise(filled, errors, relative)
+    errors = _known(errors)
+    relative = np.median(errors / np.median(errors, axis=1, keepdims=True), axis=0)
+    complete = filled(values)
+    noise = _noise(complete, errors, relative)
     matrix = projection(np.asarray(times, float), relative, settings.drift_days, settings.drift_ratio)
-    search = _Search(matrix, filled / noise[:, None], noise, _threshold(values.shape, settings), settings, together)
-    spans = search.kept(search.refined(search.chosen()))
-    return search.told(spans)
+    scaled, threshold = complete / noise[:, None], _threshold(values.shape, settings)
+    search = _Search(matrix, scaled, noise, threshold, settings, together, freedom(scaled, relative))
+    rows = search.rows_of_interest()
+    if len(rows) == 0:
+        return FamilyChanges(noise=tuple(float(value) for value in noise))
+    some = replace(search, values=scaled[rows], noise=noise[rows])
+    changes, jumps = some.told(some.kept(some.refined(some.chosen())), rows)
+    return FamilyChanges(changes, jumps, tuple(float(value) for value in noise))
 
 
 def _check(times: NDArray[np.floating], values: _Float, errors: _Float) -> None:
@@ -143,22 +153,16 @@ def _check(times: NDArray[np.floating], values: _Float, errors: _Float) -> None:
         raise DataError("the error of every nightly value must be positive and finite")
 
 
-def _filled(values: _Float) -> _Float:
-    """Return the series with what is missing drawn straight between its neighbours; a series of NaN becomes 0.
-
-    A value on the line between its neighbours adds no step and no jump; it makes the noise look a little smaller.
-    """
-    filled = values.copy()
-    index = np.arange(values.shape[1])
-    for row in np.flatnonzero(~np.isfinite(values).all(axis=1)):
-        good = np.isfinite(values[row])
-        filled[row] = np.interp(index, index[good], values[row, good]) if good.any() else 0.0
-    return filled
+def _known(errors: _Float) -> _Float:
+    """Return the errors with those that are not known (of missing values) set to the series' median; 1 without any."""
+    good = errors > 0
+    typical = [float(np.median(row[there])) if there.any() else 1.0 for row, there in zip(errors, good, strict=True)]
+    return np.where(good, errors, np.array(typical)[:, None])
 
 
 def _noise(values: _Float, errors: _Float, relative: _Float) -> _Float:
     """Return the noise of a typical night per series (s,): scatter, but not below what the errors or the family say."""
-    given = np.nanmedian(np.where(np.isfinite(errors), errors, np.nan), axis=1)
+    given = np.median(errors, axis=1)
     scatter = night_noise(values, relative)
     least = float(np.median(scatter / given)) if len(values) >= _MANY else 1.0
     return np.asarray(given * np.maximum(scatter / given, max(least, 1.0)))
@@ -181,10 +185,21 @@ class _Search:
     threshold: float
     settings: ScanSettings
     together: bool
+    freedom: float
+    """Degrees of freedom of a sum of squares over the series."""
 
     @property
     def nights(self) -> int:
         return int(self.values.shape[1])
+
+    def rows_of_interest(self) -> NDArray[np.intp]:
+        """Return the series that can add to any evidence; of thousands those are few, and the search is for them."""
+        if self.together or len(self.values) <= _MANY:
+            return np.arange(len(self.values))
+        strongest = np.zeros(len(self.values))
+        for _, z in self.without([]).scores(self.settings.longest_excursion):
+            strongest = np.maximum(strongest, np.abs(z).max(axis=1))
+        return np.flatnonzero(strongest > _OF_INTEREST * self.threshold)
 
     def without(self, spans: list[_Span]) -> Scan:
         """Return the scan with the offsets `spans` projected out."""
@@ -268,16 +283,12 @@ class _Search:
     def _joint(self, z: _Float) -> _Float:
         """Return the Gaussian equivalent (n,) of the sum of squares over the series.
 
-        The sum is a scaled chi-square (Satterthwaite 1946, Biometrics 2, 110) whose spread, wider where series are
-        correlated, is that of the sums of squared differences of nights; Wilson & Hilferty (1931) make it Gaussian.
+        The sum is a scaled chi-square with `freedom` degrees; Wilson & Hilferty (1931, PNAS 17, 684) make it Gaussian.
         """
         count = len(self.values)
-        sums = np.square(np.diff(self.values, axis=1)).sum(axis=0)
-        middle = max(float(np.median(sums)), 1e-30)
-        spread = 1.4826 * float(np.median(np.abs(sums - middle)))
-        freedom = count / max(1.0, (spread / middle) ** 2 * count / 2.0)
         third = np.cbrt(np.square(z).sum(axis=0) / count)
-        return np.asarray((third - (1.0 - 2.0 / (9.0 * freedom))) / np.sqrt(2.0 / (9.0 * freedom)))
+        spread = 2.0 / (9.0 * self.freedom)
+        return np.asarray((third - (1.0 - spread)) / np.sqrt(spread))
 
     def _colour(self, scan: Scan) -> _Float:
         """Return per series by how much means of a week or two scatter more than noise and drift allow, 1 at least.
@@ -337,13 +348,16 @@ class _Search:
         long = span[1] < self.nights and span[1] - span[0] > _JUMP_NIGHTS
         return float(np.sqrt(max(strength**2 - (_TWO_DATES if long else 0.0), 0.0)))
 
-    def told(self, spans: list[_Span]) -> FamilyChanges:
-        """Return what the offsets mean: steps and both ends of long excursions are changes, short ones jump days."""
+    def told(self, spans: list[_Span], rows: NDArray[np.intp]) -> tuple[tuple[Change, ...], tuple[Jump, ...]]:
+        """Return what the offsets mean: steps and both ends of long excursions are changes, short ones jump days.
+
+        `rows` are the numbers of this search's series in the family.
+        """
         changes: dict[int, Change] = {}
         jumps: dict[int, Jump] = {}
         for place, span in enumerate(spans):
             others = spans[:place] + spans[place + 1 :]
-            evidence = self._told_evidence(others, span)
+            evidence = self._told_evidence(others, span, rows)
             first, end = span
             if end - first <= _JUMP_NIGHTS and (end < self.nights or end - first == 1):
                 jumps.update({night: Jump(night, evidence) for night in range(first, end)})
@@ -353,13 +367,9 @@ class _Search:
                 change = Change(edge, *self._dates(others, span, edge), evidence if edge == first else back)
                 if edge not in changes or abs(changes[edge].evidence[0].z) < abs(change.evidence[0].z):
                     changes[edge] = change
-        return FamilyChanges(
-            tuple(changes[edge] for edge in sorted(changes)),
-            tuple(jumps[night] for night in sorted(jumps)),
-            tuple(float(value) for value in self.noise),
-        )
+        return tuple(changes[edge] for edge in sorted(changes)), tuple(jumps[night] for night in sorted(jumps))
 
-    def _told_evidence(self, others: list[_Span], span: _Span) -> tuple[Evidence, ...]:
+    def _told_evidence(self, others: list[_Span], span: _Span, rows: NDArray[np.intp]) -> tuple[Evidence, ...]:
         """Return the significant series of an offset, strongest first, or the strongest one."""
         scan = self.without(others)
         column = offsets([span], self.nights)
@@ -368,7 +378,7 @@ class _Search:
         error = self.noise / np.sqrt(max(square, 1e-12))
         order = np.argsort(-np.abs(z), kind="stable")
         named = [int(s) for s in order if abs(z[s]) > self.threshold] or [int(order[0])]
-        told = [Evidence(s, float(z[s] * error[s]), float(error[s]), float(z[s])) for s in named]
+        told = [Evidence(int(rows[s]), float(z[s] * error[s]), float(error[s]), float(z[s])) for s in named]
         if self.together:
             joint = float(self._joint(z[:, None])[0])
             if joint > self.threshold:

@@ -38,6 +38,10 @@ class Cause:
     significance: float
     """|size| over its error; for all together the Gaussian equivalent."""
 
+    def __str__(self) -> str:
+        """Return it as a person reads it, e.g. ``level/A0 +0.0503 (31 sigma)``."""
+        return f"{self.series} {self.size:+.3g} ({self.significance:.0f} sigma)"
+
 
 @dataclass(frozen=True)
 class DetectorChange:

@@ -5,7 +5,8 @@ level                 clipped mean of each amplifier, and of the detector; in a 
 noise                 (bias) scatter of a pixel between frames, per amplifier
 gradient              plane through the blocks: from the detector's centre to its edge along x and y
 block                 about 8 x 8 over the detector: mean minus the amplifier's (bias, dark) or the detector's (flat)
-column, row           profiles of each amplifier minus their own running median: narrow features, such as a warm column
+column, row           profiles of each amplifier minus their own running median: narrow features, such as a warm column;
+                      of amplifiers longer than 1023 pixels, means of neighbours
 hot                   (dark) pixels that stand out of their amplifier by 6 robust sigma
 lamp                  (flat) level of the detector per second: of the lamp, not of the detector
 ====================  ==============================================================================================
@@ -36,6 +37,7 @@ _CLIP = 5.0
 _ROUNDS = 4
 _BLOCKS = 8
 _NARROW = 31
+_LINES = 512
 _HOT_SIGMA = 6.0
 _LEAST_VARIANCE = 1.0e-24
 
@@ -200,14 +202,25 @@ def _profiles(mean: FloatImage, variance: FloatImage, detector: Detector, axis: 
     names: list[str] = []
     values, errors = [], []
     for amplifier in detector.amplifiers:
-        profile, error = _profile(_part(mean, amplifier), _part(variance, amplifier), axis)
+        profile, error, first = _binned(*_profile(_part(mean, amplifier), _part(variance, amplifier), axis))
         good = np.isfinite(profile)
         filled = np.where(good, profile, np.median(profile[good]) if good.any() else 0.0)
         start = parse_section(amplifier.position)[1 - axis].start
-        names += [f"{amplifier.name}/{start + index}" for index in range(len(profile))]
+        names += [f"{amplifier.name}/{start + index}" for index in first]
         values.append(profile - median_filter(filled, size=min(_NARROW, len(filled)), mode="nearest"))
         errors.append(error)
     return Family(tuple(names), np.concatenate(values), np.concatenate(errors))
+
+
+def _binned(profile: _Float, error: _Float) -> tuple[_Float, _Float, NDArray[np.intp]]:
+    """Return a profile as 512 to 1023 means of neighbours where it is longer than 1023, and where each mean begins."""
+    step = max(len(profile) // _LINES, 1)
+    first = np.arange(0, len(profile), step)
+    good = np.isfinite(profile)
+    count = np.add.reduceat(good.astype(float), first)
+    mean = np.add.reduceat(np.where(good, profile, 0.0), first) / np.maximum(count, 1.0)
+    width = np.sqrt(np.add.reduceat(np.where(good, error, 0.0) ** 2, first)) / np.maximum(count, 1.0)
+    return np.where(count > 0, mean, np.nan), np.where(count > 0, width, np.nan), first
 
 
 def _profile(part: FloatImage, variance: FloatImage, axis: int) -> tuple[_Float, _Float]:

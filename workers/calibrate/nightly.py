@@ -32,6 +32,7 @@ STEPS = {
 
 _UNUSABLE = int(MaskPlane.SATURATED | MaskPlane.NO_DATA | MaskPlane.BAD)
 _DIGITS = 7
+_ERROR_DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -156,39 +157,45 @@ def _level(frame: NDArray[np.float32]) -> float:
 
 
 def nights_to_json(nights: Sequence[NightStatistics]) -> str:
-    """Return records as JSON, one line per night in order of group and time; numbers have seven digits."""
+    """Return records as a JSON list, a line per night by group and time; values have seven digits, errors three."""
     ordered = sorted(nights, key=lambda night: (night.group, night.night))
-    return "".join(json.dumps(_tree(night), separators=(",", ":")) + "\n" for night in ordered)
+    lines = ",\n".join(json.dumps(_tree(night), separators=(",", ":")) for night in ordered)
+    return f"[\n{lines}\n]\n"
 
 
 def _tree(night: NightStatistics) -> dict[str, Any]:
     names = ("kind", "instrument", "detector", "band", "lamp", "night", "begin", "end")
     families = {
-        name: {"names": list(f.names), "values": _numbers(f.values), "errors": _numbers(f.errors)}
+        name: {"names": list(f.names), "values": _numbers(f.values), "errors": _numbers(f.errors, _ERROR_DIGITS)}
         for name, f in sorted(night.families.items())
     }
     return {**{name: getattr(night, name) for name in names}, "inputs": list(night.inputs), "families": families}
 
 
-def _numbers(values: _Float) -> list[float | None]:
-    return [float(f"{value:.{_DIGITS}g}") if np.isfinite(value) else None for value in values]
+def _numbers(values: _Float, digits: int = _DIGITS) -> list[float | None]:
+    return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 
 def nights_from_json(text: str, label: str) -> list[NightStatistics]:
-    """Read records back; raises DataError naming `label` and the line where the text is not what was written."""
+    """Read records back; raises DataError naming `label` and the record where the text is not what was written."""
+    try:
+        trees = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{label}: no nightly statistics that skydelta wrote: {error}") from error
+    if not isinstance(trees, list):
+        raise DataError(f"{label}: no nightly statistics that skydelta wrote: it is no list")
     nights = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, tree in enumerate(trees, 1):
         try:
-            tree = json.loads(line)
             families = {
                 name: Family(tuple(map(str, f["names"])), _array(f["values"]), _array(f["errors"]))
-                for name, f in tree.pop("families").items()
+                for name, f in tree["families"].items()
             }
             if any(not len(f.names) == len(f.values) == len(f.errors) for f in families.values()):
                 raise ValueError("names, values and errors differ in number")
-            nights.append(NightStatistics(**{**tree, "inputs": tuple(tree["inputs"])}, families=families))
+            nights.append(NightStatistics(**{**tree, "inputs": tuple(tree["inputs"]), "families": families}))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{label}, line {number}: no nightly statistics that skydelta wrote: {error}") from error
+            raise DataError(f"{label}, record {number}: no nightly statistics that skydelta wrote: {error}") from error
     return nights
 
 

@@ -174,8 +174,8 @@ def _between(nights: Sequence[NightStatistics], first: int) -> float:
 
 
 def _worded(causes: Sequence[Cause]) -> str:
-    """Return the strongest three causes, e.g. ``level/A0 +0.0503 (31 sigma)``."""
-    told = [f"{cause.series} {cause.size:+.3g} ({cause.significance:.0f} sigma)" for cause in causes[:3]]
+    """Return the strongest three causes, and how many more there are."""
+    told = [str(cause) for cause in causes[:3]]
     more = len(causes) - 3
     return ", ".join(told) + (f" and {more} more series" if more > 0 else "")
 

@@ -160,7 +160,8 @@ def _check_enough(amplifier: _Amplifier, where: str) -> None:
     if len(levels) < LEAST_PAIRS:
         raise DataError(
             f"amplifier {amplifier.name} ({where}): the variance falls above {turnoff:.0f} ADU and only "
-            f"{len(levels)} of {count} pairs are below; take {LEAST_PAIRS} or more fainter ones, or look for a lamp that flickers"
+            f"{len(levels)} of {count} pairs are below; take {LEAST_PAIRS} or more fainter ones, or look for a lamp "
+            "that flickers"
         )
     if max(levels) < _LEAST_SPAN * min(levels):
         raise DataError(

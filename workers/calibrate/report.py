@@ -213,7 +213,7 @@ def _plan_tables(plan: PeriodPlan) -> list[Table]:
         [
             str(jump.night),
             f"{jump.mjd:.4f}",
-            ", ".join(f"{c.series} {c.size:+.3g} ({c.significance:.0f} sigma)" for c in jump.causes[:3]),
+            ", ".join(str(cause) for cause in jump.causes[:3]),
         ]
         for jump in plan.jumps
     ]

@@ -23,6 +23,7 @@ _Float = NDArray[np.float64]
 
 _OUTLIER_SIGMA = 5.0
 _MOST_CELLS = 64
+_ERRORS = ("Err", "Error")
 _PULLS = (-6.0, 6.0)
 
 
@@ -157,15 +158,18 @@ def _of_tables(master: Calibration, detector: Detector) -> tuple[list[Figure], l
 def _numbers_by_amplifier(master: Calibration, names: Sequence[str]) -> Table:
     """Return every table with one number per amplifier, values with their errors."""
     single = [name for name, table in master.tables.items() if table.shape == (len(names),)]
-    shown = [name for name in single if not (name.endswith("Err") and name[:-3] in single)]
+    errors = {f"{name}{ending}" for name in single for ending in _ERRORS}
+    shown = [name for name in single if name not in errors]
     rows = [[amplifier, *(_with_error(master, name, index) for name in shown)] for index, amplifier in enumerate(names)]
     return Table("Amplifiers", ["amplifier", *shown], rows if shown else [])
 
 
 def _with_error(master: Calibration, name: str, index: int) -> str:
     value = f"{master.tables[name][index]:.5g}"
-    error = master.tables.get(f"{name}Err")
-    return f"{value} ± {error[index]:.2g}" if error is not None and error.shape == master.tables[name].shape else value
+    for error in (master.tables.get(f"{name}{ending}") for ending in _ERRORS):
+        if error is not None and error.shape == master.tables[name].shape:
+            return f"{value} ± {error[index]:.2g}"
+    return value
 
 
 def _numbers_of_detector(master: Calibration, names: Sequence[str]) -> Table:
@@ -185,7 +189,7 @@ def _generic_figures(master: Calibration, names: Sequence[str]) -> list[Figure]:
     return [
         Figure(name, _drawn(name, table, names))
         for name, table in master.tables.items()
-        if table.shape != (len(names),) and not name.endswith("Err")
+        if table.shape != (len(names),) and not name.endswith(("Err", "rror"))
     ]
 
 
@@ -243,7 +247,18 @@ def _linearity(master: Calibration, names: Sequence[str]) -> list[Figure]:
     return [Figure("correction of the level", curves_svg(curves, ("ADU", "correction, %")))]
 
 
+def _crosstalk(master: Calibration, names: Sequence[str]) -> list[Figure]:
+    """Return what each amplifier (row) hears of each other one (column), and its significance."""
+    heard, error = master.tables["coefficients"][:, :, 0], master.tables["error"][:, :, 0]
+    sigma = np.where(error > 0, heard / np.where(error > 0, error, 1.0), 0.0)
+    return [
+        Figure("crosstalk: rows hear columns", heat_map_svg(heard, names, "ADU per ADU")),
+        Figure("in units of its error", heat_map_svg(sigma, names, "sigma")),
+    ]
+
+
 _SPECIAL: Mapping[str, Callable[[Calibration, Sequence[str]], list[Figure]]] = {
+    "crosstalk": _crosstalk,
     "ptc": _photon_transfer,
     "linearity": _linearity,
 }

@@ -19,7 +19,9 @@ _PENALTY = 15.0
 """By how much each further parameter must lower chi²."""
 _SYSTEMATIC = 0.005
 """Of the trail: its shape is not known better than that, for the signal's level and linearity are not."""
-_DECAYS = (1.0, 4.0, 12.0)
+_BACK = 13
+"""Pixels before the edge whose charge can reach the overscan."""
+_DECAYS = (1.5, 8.0)
 _LOWEST = {"share": (0.0,), "offset": (0.0, 0.5), "trap": (0.0, 30.0, 0.3)}
 _HIGHEST = {"share": (0.5,), "offset": (0.05, 50.0), "trap": (0.3, 3.0e5, 30.0)}
 _SCALE = {"share": (1.0e-3,), "offset": (1.0e-4, 3.0), "trap": (1.0e-2, 1.0e3, 2.0)}
@@ -114,10 +116,11 @@ def _expected(trails: Trails, parts: tuple[str, ...], x: _Float) -> _Float:
 
 def _late(fraction: float, transfers: int, lags: _Float) -> _Float:
     """Share of an even signal that comes `lags` pixels after the last one: of that one, the one before, and so on."""
-    back = min(12, transfers - 1)
-    shares = late_shares(fraction, transfers - np.arange(back + 1))
-    late = [sum(shares[int(lag) + i, i] for i in range(back + 1) if int(lag) + i < len(shares)) for lag in lags]
-    return np.array(late, float)
+    shares = late_shares(fraction, transfers - np.arange(min(_BACK, transfers)))
+    late = np.zeros(len(lags))
+    for index in np.flatnonzero(lags < len(shares)):
+        late[index] = np.diagonal(shares, -int(lags[index])).sum()
+    return late
 
 
 def _residuals(x: _Float, trails: Trails, parts: tuple[str, ...]) -> _Float:

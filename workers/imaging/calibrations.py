@@ -96,6 +96,11 @@ class Calibration:
         at = np.flatnonzero(self.mask)
         return at, self.mask.ravel()[at]
 
+    @cached_property
+    def unresponsive(self) -> NDArray[np.intp]:
+        """Flat indices of the pixels of a flat that show no light, or no number."""
+        return np.flatnonzero(~((self.image > 0) & (self.image < np.inf)))
+
     def check_applies(self, info: ExposureInfo, shape: tuple[int, int], layout: str) -> None:
         """Raise ConfigurationError where this master is of another instrument, detector, band, time, shape, layout."""
         wrong = misfits(self, info, layout)

@@ -23,6 +23,7 @@ __all__ = ["AmpOffsets", "Border", "apply", "borders", "measure_offsets", "solve
 
 _Float = NDArray[np.float64]
 _LEAST_PIXELS = 16
+_LEAST_BLOCKS = 12
 _OUTLIER = 3.5
 _LEVERAGE = 4.5
 _BENT = 0.02
@@ -153,7 +154,8 @@ def _block_steps(
     if strip < 2:
         empty = np.zeros(0)
         return empty, empty, empty
-    count = max((border.end - border.begin) // block, 1)
+    length = border.end - border.begin
+    count = max(length // block, min(_LEAST_BLOCKS, length // strip), 1)
     edges = np.linspace(border.begin, border.end, count + 1).astype(np.int64)
     starts = border.at + np.array([-gap - 2 * strip, -gap - strip, gap, gap + strip])
     planes = (image, mask) if border.upright else (image.T, mask.T)

@@ -27,7 +27,8 @@ def search(
 ) -> Any:  # pragma: no cover - compiled
     """Make hits of the pixels that some filter or pair of neighbours shows to be more than any star; return them.
 
-    `planes` are image, variance and state; `sky` the levels of the image's cells; candidates rise `least` sigma above. `rule` holds the pairs' weights, the ring and the roughness. The flat indices come sorted.
+    `planes` are image, variance and state; `sky` the levels of the image's cells, above which candidates rise `least`
+    sigma. `rule` holds the pairs' weights, the ring and the roughness. The flat indices come sorted.
     """
     image, variance, state = planes
     height, width = image.shape

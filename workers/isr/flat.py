@@ -20,20 +20,20 @@ def apply(state: IsrState) -> None:
     """
     state.need_unit("electron", "flat")
     flat = state.need("flat")
-    _divide(state.image, state.variance, state.mask, flat.image, flat.variance, np.int32(MaskPlane.BAD))
+    dead = flat.unresponsive
+    image, variance = state.image.ravel(), state.variance.ravel()
+    kept = image[dead], variance[dead]
+    _divide(state.image, state.variance, flat.image, flat.variance)
+    image[dead], variance[dead] = kept
+    state.mask.ravel()[dead] |= np.int32(MaskPlane.BAD)
     state.flag_as(flat)
 
 
-@njit(cache=True, nogil=True)
-def _divide(image: Any, variance: Any, mask: Any, flat: Any, noise: Any, bad: Any) -> None:  # pragma: no cover
+@njit(cache=True, nogil=True, error_model="numpy")
+def _divide(image: Any, variance: Any, flat: Any, noise: Any) -> None:  # pragma: no cover - compiled
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
-            response = flat[y, x]
-            works = response > np.float32(0) and response < np.float32(np.inf)
-            inverse = np.float32(1) / response if works else np.float32(1)
+            inverse = np.float32(1) / flat[y, x]
             value = image[y, x] * inverse
-            extra = value * value * noise[y, x] if works else np.float32(0)
             image[y, x] = value
-            variance[y, x] = (variance[y, x] + extra) * inverse * inverse
-            if not works:
-                mask[y, x] |= bad
+            variance[y, x] = (variance[y, x] + value * value * noise[y, x]) * inverse * inverse

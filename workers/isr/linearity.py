@@ -20,6 +20,7 @@ __all__ = ["Curve", "apply", "curve_of", "linearise"]
 
 _Float = NDArray[np.float64]
 _Table = NDArray[np.float32]
+_MATTERS = 1.0e-3
 _STEP = 8.0
 """ADU between the entries of a table; straight lines between are off by 1e-4 ADU where 1000 ADU bend it by 1 %."""
 
@@ -38,6 +39,11 @@ class Curve:
     """Of the correction, ADU²."""
     top: float
     """Measured ADU of the last knot: above it nothing is known."""
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the error is more than a thousandth of the variance that light of as many electrons has."""
+        return bool(np.any(self.variance[1:] > _MATTERS * _STEP * np.arange(1, len(self.variance))))
 
 
 def curve_of(knots: _Float, correction: _Float, error: _Float) -> Curve:
@@ -67,11 +73,14 @@ def curve_of(knots: _Float, correction: _Float, error: _Float) -> Curve:
 def linearise(image: FloatImage, variance: FloatImage, curve: Curve, where: tuple[slice, slice]) -> None:
     """Change the section `where` of contiguous float32 planes in place: measured ADU become linear, ADU² follow.
 
-    variance = variance × slope² + error². Below zero the slope at zero holds, so that noise about zero keeps its mean.
+    variance = variance × slope² + error², where there is a variance yet or the curve's error matters. Below zero the
+    slope at zero holds, so that noise about zero keeps its mean.
     """
     rows, columns = where
     bounds = (rows.start, rows.stop, columns.start, columns.stop)
-    _linearise(image, variance, *bounds, curve.correction, curve.rise, curve.slope2, curve.variance)
+    if curve.uncertain or variance[where].any():
+        _follow(image, variance, *bounds, curve.slope2, curve.variance)
+    _linearise(image, *bounds, curve.correction, curve.rise)
 
 
 def apply(state: IsrState) -> None:
@@ -92,7 +101,7 @@ def apply(state: IsrState) -> None:
 
 @njit(cache=True, nogil=True)
 def _linearise(
-    image: Any, variance: Any, y0: int, y1: int, x0: int, x1: int, correction: Any, rise: Any, slope2: Any, error: Any
+    image: Any, y0: int, y1: int, x0: int, x1: int, correction: Any, rise: Any
 ) -> None:  # pragma: no cover - compiled
     per_step, zero, last = np.float32(1.0 / _STEP), np.float32(0.0), np.float32(len(correction) - 1)
     for y in range(y0, y1):
@@ -103,4 +112,17 @@ def _linearise(
             low = low if low < last else last
             cell = np.uint32(low)  # of all integers the one that compiles to vector code
             image[y, x] = value + (correction[cell] + rise[cell] * (place - np.float32(cell)))
+
+
+@njit(cache=True, nogil=True)
+def _follow(
+    image: Any, variance: Any, y0: int, y1: int, x0: int, x1: int, slope2: Any, error: Any
+) -> None:  # pragma: no cover - compiled
+    per_step, zero, last = np.float32(1.0 / _STEP), np.float32(0.0), np.float32(len(slope2) - 1)
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            place = image[y, x] * per_step
+            low = place if place > zero else zero
+            low = low if low < last else last
+            cell = np.uint32(low)
             variance[y, x] = variance[y, x] * slope2[cell] + error[cell]

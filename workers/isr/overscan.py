@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from workers.isr.state import IsrState
 from workers.survey.camera import Amplifier, parse_section
 from workers.survey.isr_config import OverscanConfig
 
-__all__ = ["amplifier_offset", "apply", "overscan_levels"]
+__all__ = ["AmplifierOffset", "amplifier_offset", "apply", "overscan_levels"]
 
 _PIXELS_PER_LEVEL = 100
 _MAD_TO_SIGMA = 1.4826
@@ -37,7 +38,7 @@ def overscan_levels(
     """
     values = np.asarray(overscan, np.float64)
     rows, columns = values.shape
-    window = min(2 * math.ceil(_PIXELS_PER_LEVEL / columns / 2) + 1, 2 * rows + 1)
+    window = _window(rows, columns)
     finite = np.isfinite(values)
     medians = _sorted_median(np.sort(values, axis=1)) if finite.all() else _row_medians(values, finite)
     first = median_filter(medians, size=window, mode="nearest")
@@ -77,48 +78,84 @@ def _fitted(total: _Levels, count: _Levels, first: _Levels, method: str, window:
 
 
 def apply(state: IsrState) -> None:
-    """Subtract each amplifier's offset; level and noise (ADU) become metrics. Raises ConfigurationError without one."""
+    """Subtract each amplifier's offset; level and noise (ADU) become metrics, the levels' own noise joins the variance.
+
+    Raises ConfigurationError for an amplifier without an overscan.
+    """
     state.need_unit("adu", "overscan")
     for amplifier in state.detector.amplifiers:
-        serial, parallel, noise = amplifier_offset(state.raw, amplifier, state.config.overscan, state.camera.name)
+        offset = amplifier_offset(state.raw, amplifier, state.config.overscan, state.camera.name)
         part = state.part(amplifier, state.image)
-        part -= serial.astype(np.float32)[:, None]
-        if parallel is not None:
-            part -= parallel.astype(np.float32)[None, :]
-        level = float(serial.mean()) + (0.0 if parallel is None else float(parallel.mean()))
+        part -= offset.rows.astype(np.float32)[:, None]
+        if offset.columns is not None:
+            part -= offset.columns.astype(np.float32)[None, :]
+        state.part(amplifier, state.variance)[:] += np.float32(offset.variance)
+        level = float(offset.rows.mean()) + (0.0 if offset.columns is None else float(offset.columns.mean()))
         state.metrics[f"overscanLevel_{amplifier.name}"] = level
-        state.metrics[f"overscanNoise_{amplifier.name}"] = noise
+        state.metrics[f"overscanNoise_{amplifier.name}"] = offset.noise
 
 
-def amplifier_offset(
-    raw: RawExposure, amplifier: Amplifier, config: OverscanConfig, camera: str
-) -> tuple[_Levels, _Levels | None, float]:
-    """Return the offset of the data's rows and, if any, of its columns, in readout order, and the noise; float64 ADU.
+@dataclass(frozen=True)
+class AmplifierOffset:
+    """The electronic offset of one amplifier's data, in readout order, ADU."""
 
-    Raises ConfigurationError where camera.toml gives the amplifier no section that ``[isr.overscan]`` uses.
+    rows: _Levels
+    columns: _Levels | None
+    """On top of `rows`; None where the parallel overscan is not used."""
+    noise: float
+    """Of a pixel."""
+    variance: float
+    """Of a level, ADU²: what its subtraction adds to each pixel."""
+
+
+def amplifier_offset(raw: RawExposure, amplifier: Amplifier, config: OverscanConfig, camera: str) -> AmplifierOffset:
+    """Return the offset of the data's rows and, if any, of its columns, with its noise.
+
+    Where the serial overscan reaches up to the rows of the parallel one, that is relative to it; elsewhere a drift
+    would pass for a level, and only the parallel overscan's shape counts. Raises ConfigurationError where camera.toml
+    gives the amplifier no section that ``[isr.overscan]`` uses.
     """
     pixels = raw.hdus[amplifier.hdu]
     rows, columns = parse_section(amplifier.data)
-    beside_levels, first, parallel, noises = np.zeros(1), rows.start, None, []
+    beside_levels, first, parallel, noises, variance = np.zeros(1), 0, None, [], 0.0
+    if config.serial == "none" or amplifier.overscan is None:
+        beside_levels = np.zeros(len(pixels))
     if amplifier.overscan is not None and config.serial != "none":
         section = parse_section(amplifier.overscan)
         beside = _skipped(pixels[section], config.skip, axis=1, near_end=section[1].start < columns.start)
         beside_levels, noise = overscan_levels(beside, config.serial, clip=config.clip, knots=config.knots)
         first = section[0].start
         noises.append(noise)
+        variance += noise**2 / _pixels_per_level(beside.shape, config.serial, config.knots)
     if amplifier.parallel_overscan is not None and config.parallel != "none":
         section = parse_section(amplifier.parallel_overscan)
         strip = pixels[section] - _at(beside_levels, section[0], first)[:, None]
         strip = _skipped(strip, config.skip, axis=0, near_end=section[0].start < rows.start)
         levels, noise = overscan_levels(strip.T, config.parallel, clip=config.clip, knots=config.knots)
+        if not first <= section[0].start <= section[0].stop <= first + len(beside_levels):
+            levels = levels - levels.mean()  # the strip's own level is unknown: its rows have no serial overscan
         parallel = _at(levels, columns, section[1].start)
         noises.append(noise)
+        variance += noise**2 / _pixels_per_level(strip.T.shape, config.parallel, config.knots)
     if not noises:
         raise ConfigurationError(
             f"amplifier {amplifier.name} of camera {camera} has no overscan section that [isr.overscan] uses: give one "
             "in camera.toml, or take 'overscan' out of isr.steps in survey.toml and calibrate a bias"
         )
-    return _at(beside_levels, rows, first), parallel, noises[0]
+    return AmplifierOffset(_at(beside_levels, rows, first), parallel, noises[0], variance)
+
+
+def _pixels_per_level(shape: tuple[int, ...], method: str, knots: int) -> float:
+    """Return of how many pixels a level is the mean, in effect."""
+    rows, columns = shape
+    if method == "smooth":
+        return float(columns * _window(rows, columns))
+    return float(rows * columns / {"median": 1, "per_row": rows, "spline": min(knots + 2, rows)}[method])
+
+
+def _window(rows: int, columns: int) -> int:
+    """Rows that a smooth level is the mean of; odd."""
+    return min(2 * math.ceil(_PIXELS_PER_LEVEL / columns / 2) + 1, 2 * rows + 1)
 
 
 def _skipped(block: NDArray[Any], skip: int, axis: int, near_end: bool) -> NDArray[Any]:

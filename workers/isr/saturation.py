@@ -47,7 +47,7 @@ def apply(state: IsrState) -> None:
 
 def _turnoffs(state: IsrState) -> list[float]:
     """Level of each amplifier, in raw ADU, beyond which its noise no longer grows with the light."""
-    if state.config.gain_source != "ptc":
+    if state.config.gain_source != "ptc" or "ptc" not in state.calibrations.by_kind:  # frames that ptc is made from
         return [math.inf] * len(state.detector.amplifiers)
     levels = [state.metrics.get(f"overscanLevel_{a.name}", 0.0) for a in state.detector.amplifiers]
     above = state.need("ptc").tables["turnoff"]

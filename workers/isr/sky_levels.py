@@ -35,7 +35,7 @@ def sky_levels(image: FloatImage, blocked: NDArray[np.bool_]) -> FloatImage:
     levels = cells[np.arange(len(cells)), counts // 2]
     known = counts > 0
     levels[~known] = np.median(levels[known]) if known.any() else 0.0
-    return levels.reshape(rows, columns)
+    return np.asarray(levels.reshape(rows, columns), np.float32)
 
 
 @njit(cache=True, nogil=True)

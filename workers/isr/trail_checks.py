@@ -38,8 +38,9 @@ def is_column(image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatIma
     sums, weights = np.zeros(columns[1] - columns[0]), np.zeros(columns[1] - columns[0])
     _columns(image, mask, sky.background, sky.noise, weight, sky.bin, BLOCKED, steep, *columns, *rows, sums, weights)
     profile = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
-    profile = (profile - np.median(profile[weights > 0])) * weights if (weights > 0).any() else sums
-    z = [_best_window(profile, weights, width) for width in range(1, 25)]
+    aside = np.r_[profile[:24][weights[:24] > 0], profile[-24:][weights[-24:] > 0]]
+    profile = (profile - (np.median(aside) if len(aside) else 0.0)) * weights
+    z = [_best_window(profile, weights, width) for width in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)]
     return max(z[:3]) > 0.9 * max(z[3:])
 
 
@@ -140,7 +141,7 @@ def is_spike(
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:
-    """Return where along the arc (share of its chord) stars lie within `reach` of it."""
+    """Return where along the arc (share of its chord) stars lie within `reach` or their radius of it."""
     if not len(cores):
         return []
     dx, dy = arc.x1 - arc.x0, arc.y1 - arc.y0
@@ -148,7 +149,7 @@ def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:
     along = ((cores[:, 0] - arc.x0) * dx + (cores[:, 1] - arc.y0) * dy) / long**2
     across = (-(cores[:, 0] - arc.x0) * dy + (cores[:, 1] - arc.y0) * dx) / long
     off = np.abs(across - 4 * arc.sagitta * along * (1 - along))
-    return [float(place) for place in along[(off < reach) & (along > -0.2) & (along < 1.2)]]
+    return [float(place) for place in along[(off < np.maximum(reach, cores[:, 2])) & (along > -0.2) & (along < 1.2)]]
 
 
 @njit(cache=True, nogil=True)
@@ -164,5 +165,6 @@ def _columns(
             row, column = min(y // side, rows - 1), min(x // side, columns - 1)
             if (mask[y, x] & blocked) != 0 or weight[row, column] <= 0 or not np.isfinite(image[y, x]):
                 continue
-            sums[across - low] += (image[y, x] - background[row, column]) / noise[row, column]
+            value = (image[y, x] - background[row, column]) / noise[row, column]
+            sums[across - low] += min(max(value, -20.0), 20.0)  # a star must not outweigh the column
             weights[across - low] += 1.0

@@ -45,16 +45,26 @@ class Profile:
 
 
 def measure(
-    image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatImage, arc: Arc, width: float, floor: float
+    image: FloatImage,
+    mask: MaskImage,
+    sky: FlatSky,
+    weight: FloatImage,
+    arc: Arc,
+    width: float,
+    brightness: float,
+    floor: float,
 ) -> Profile:
     """Return profile and path of the trail near `arc` (pixels, good to half a bin).
 
-    `weight` (binned) is 0 inside sources. `width`: of the bar that found it, in pixels. `floor`: brightness in units of the pixel noise down to which the half
+    `weight` (binned) is 0 inside sources. `width`: of the bar that found it, in pixels;
+    `brightness`: of its bins, in units of their noise: far brighter pixels belong to something else. `floor`: brightness in units of the pixel noise down to which the half
     width reaches.
     """
     number = max(2, round(arc.length / _BLOCK))
     sums, weights = np.zeros((number, 2 * _HALF + 1)), np.zeros((number, 2 * _HALF + 1))
-    scale = _strip(image, mask, sky.background, sky.noise, weight, sky.bin, arc.numbers(), BLOCKED, sums, weights)
+    limit = 5.0 + 1.5 * brightness / sky.bin * 4.0
+    args = (sky.background, sky.noise, weight, sky.bin, arc.numbers(), BLOCKED, limit)
+    scale = _strip(image, mask, *args, sums, weights)
     share = (np.arange(number) + 0.5) / number
     moves = np.zeros(3)
     fwhm = 0.0
@@ -124,7 +134,7 @@ def _blocks(
     level = (sums * beside).sum(1) / np.maximum((weights * beside).sum(1), 1.0)
     good = (weights * shape**2).sum(1)
     amplitude = (shape * (sums - level[:, None] * weights)).sum(1)
-    known = (weights * shape).sum(1) > 0.2 * _BLOCK * shape.sum(1)
+    known = (weights * shape).sum(1) > np.maximum(0.2 * _BLOCK * shape.sum(1), 1.0)
     blank = np.full(len(share), np.nan)
     return (
         np.divide(amplitude, good, out=blank.copy(), where=known),
@@ -172,6 +182,7 @@ def _strip(
     side: int,
     arc: Any,
     blocked: int,
+    limit: float,
     sums: Any,
     weights: Any,
 ) -> float:  # pragma: no cover - compiled
@@ -196,7 +207,8 @@ def _strip(
             row, column = min(y // side, rows - 1), min(x // side, columns - 1)
             if weight[row, column] <= 0 or not np.isfinite(image[y, x]):
                 continue
-            sums[block, place + half] += (image[y, x] - background[row, column]) / noise[row, column]
+            value = (image[y, x] - background[row, column]) / noise[row, column]
+            sums[block, place + half] += min(max(value, -limit), limit)
             weights[block, place + half] += 1.0
             total += noise[row, column]
             count += 1

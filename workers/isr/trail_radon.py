@@ -17,7 +17,7 @@ from workers.imaging.exposure import FloatImage
 
 __all__ = ["find_lines"]
 
-_WIDTHS = np.array([1, 2, 4, 8, 16], np.int64)  # bins
+_WIDTHS = np.array([1, 2, 4, 8], np.int64)  # bins
 _LEVELS = 4
 
 

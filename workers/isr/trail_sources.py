@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import center_of_mass, label
+from scipy.ndimage import label
 
 from workers.imaging.exposure import FloatImage
 from workers.isr.trail_binning import FlatSky
@@ -17,6 +17,7 @@ __all__ = ["Sources", "block_sources"]
 
 _FAINT, _SEED, _CORE = 3.0, 5.0, 300.0  # sigma of a bin
 _THIN, _LONG = 5.0, 24.0  # length over width, and bins, of what may be a piece of a trail
+_TANGLED = 80.0  # bins: a longer patch may be stars on a trail
 _CROWDED = 0.35  # share of blocked bins beyond which the blocks are not enlarged as much
 _AROUND = np.ones((3, 3), int)
 
@@ -28,9 +29,9 @@ class Sources:
     weight: FloatImage
     """Of the binned sky, 0 inside sources."""
     cores: NDArray[np.float64]
-    """Centres x, y (bins) of the very bright, whose diffraction spikes look like trails; shape (n, 2)."""
-    crowded: bool
-    """Sources run into each other, so that a trail may be part of one."""
+    """x, y and radius (bins) of the very bright, whose diffraction spikes look like trails; shape (n, 3)."""
+    tangled: NDArray[np.bool_]
+    """Bins blocked for patches so long that a bright trail may be part of them."""
 
 
 def block_sources(sky: FlatSky) -> Sources:
@@ -52,12 +53,18 @@ def block_sources(sky: FlatSky) -> Sources:
     share = float(area[blocked].sum()) / bright.size
     if share > _CROWDED / 2:
         radius = np.minimum(radius, 1.0)
-    keep = _clear(patches, radius.astype(np.float32))
-    weight = np.where(keep, sky.weight, np.float32(0.0))
+    long = blocked & (length > _TANGLED)
+    keep = _clear(patches, np.where(long, -1.0, radius).astype(np.float32))
+    tangled = ~_clear(patches, np.where(long, radius, -1.0).astype(np.float32)) & keep if long.any() else ~keep & keep
+    weight = np.where(keep & ~tangled, sky.weight, np.float32(0.0))
+    return Sources(weight, _cores(bright), tangled)
+
+
+def _cores(bright: FloatImage) -> NDArray[np.float64]:
+    """Return x, y and radius (bins) of the very bright patches."""
     patches, number = label(bright > _CORE, _AROUND)
-    cores = center_of_mass(np.minimum(bright, 1e4), patches, np.arange(1, number + 1)) if number else []
-    tangled = bool((blocked & (length > 4 * _LONG)).any())
-    return Sources(weight, np.array(cores, float).reshape(-1, 2)[:, ::-1], tangled)
+    area, _, x, y = _shapes(patches, bright, number)[:4, 1:]
+    return np.stack([x / area, y / area, np.sqrt(area / np.pi)], axis=1)
 
 
 def _lengths(shape: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -59,20 +59,22 @@ def _add(
     image: Any, variance: Any, dark: Any, bounds: Any, read: Any, scale: Any, hot: bool
 ) -> None:  # pragma: no cover - compiled
     top, bottom, left, right = bounds
-    sums = np.empty(right - left + 2 * _HALF, np.float32)
-    charge = np.empty(right - left, np.float32)
+    width = right - left
+    sums = np.empty(width + 2 * _HALF, np.float32)
+    charge = np.empty(width, np.float32)
     for y in range(top, bottom):
         _box_means(image, y, bounds, sums, charge)
-        for x in range(left, right):
-            own, mean = image[y, x], charge[x - left]
-            away = own - mean
-            alike = away * away <= _LIKE * (max(mean, np.float32(0)) + read)
-            charge[x - left] = mean if alike else own
+        row, noise = image[y, left:right], variance[y, left:right]
+        for x in range(width):
+            away = row[x] - charge[x]
+            alike = away * away <= _LIKE * (max(charge[x], np.float32(0)) + read)
+            charge[x] = charge[x] if alike else row[x]
         if hot:
-            for x in range(left, right):
-                charge[x - left] += dark[y, x] * scale
-        for x in range(left, right):
-            variance[y, x] += max(charge[x - left], np.float32(0)) + read
+            warm = dark[y, left:right]
+            for x in range(width):
+                charge[x] += warm[x] * scale
+        for x in range(width):
+            noise[x] += max(charge[x], np.float32(0)) + read
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "nsz", "reassoc"})
@@ -80,13 +82,14 @@ def _box_means(image: Any, y: int, bounds: Any, sums: Any, mean: Any) -> None:  
     """Mean over the box round each pixel of row `y`, rows and columns at the section's border counted again."""
     top, bottom, left, right = bounds
     width = right - left
-    sums[:] = 0
-    for step in range(-_HALF, _HALF + 1):
-        row = min(max(y + step, top), bottom - 1)
-        for x in range(width):
-            sums[x + _HALF] += image[row, left + x]
-    for x in range(_HALF):
-        sums[x] = sums[_HALF]
-        sums[width + _HALF + x] = sums[width + _HALF - 1]
+    inner = sums[_HALF : _HALF + width]
+    a, b = image[max(y - 2, top), left:right], image[max(y - 1, top), left:right]
+    c, d = image[y, left:right], image[min(y + 1, bottom - 1), left:right]
+    e = image[min(y + 2, bottom - 1), left:right]
     for x in range(width):
-        mean[x] = (sums[x] + sums[x + 1] + sums[x + 2] + sums[x + 3] + sums[x + 4]) * np.float32(1 / 25)
+        inner[x] = a[x] + b[x] + c[x] + d[x] + e[x]
+    sums[:_HALF] = inner[0]
+    sums[width + _HALF :] = inner[width - 1]
+    a, b, d, e = sums[:width], sums[1 : width + 1], sums[3 : width + 3], sums[4 : width + 4]
+    for x in range(width):
+        mean[x] = (a[x] + b[x] + inner[x] + d[x] + e[x]) * np.float32(1 / 25)

@@ -16,7 +16,10 @@ from workers.simulate.streams import stream
 
 __all__ = ["NIGHT_OFFSET_HOURS", "Conditions", "Role", "Visit", "night_of", "plan_visits", "template_window"]
 
-Role = Literal["bias", "dark", "flat", "archive", "recent", "live"]
+Role = Literal["bias", "dark", "flat", "ramp", "archive", "recent", "live"]
+"""A ramp is pairs of flats whose exposure times rise to saturation."""
+
+_UNLIT_SKY = ("bias", "dark", "flat", "ramp")
 
 NIGHT_OFFSET_HOURS = -12.0
 _MJD_ORDINAL = date(1858, 11, 17).toordinal()
@@ -69,7 +72,9 @@ class Visit:
     @property
     def kind(self) -> str:
         """``bias``, ``dark``, ``flat`` or ``science``."""
-        return self.role if self.conditions is None else "science"
+        if self.conditions is not None:
+            return "science"
+        return "flat" if self.role == "ramp" else self.role
 
 
 def night_of(mjd: float) -> int:
@@ -99,7 +104,7 @@ def plan_visits(config: SimulatedSurvey) -> tuple[Visit, ...]:
     for role, band, begin, night, seconds in sorted(calibrations + sciences, key=lambda row: row[2]):
         counts[night] = counts.get(night, 0) + 1
         number = night * 10000 + counts[night]
-        conditions = None if role in ("bias", "dark", "flat") else _conditions(config, number, band)
+        conditions = None if role in _UNLIT_SKY else _conditions(config, number, band)
         visits.append(Visit(number, role, band, begin, seconds, night, first.get(night, begin), conditions))
     return tuple(visits)
 
@@ -128,12 +133,24 @@ def _calibration_times(config: SimulatedSurvey) -> list[tuple[Role, str, float, 
     rows += [("dark", "", plan.dark_time)] * plan.darks
     for band in config.bands:
         rows += [("flat", band, plan.flat_time)] * plan.flats
+    rows += [("ramp", config.bands[0], seconds) for seconds in _ramp_times(config)]
     begin = plan.live_mjd - plan.archive_begin - 0.4
     timed = []
     for role, band, seconds in rows:
         timed.append((role, band, begin, seconds))
         begin += (seconds + 30.0) / 86400.0
     return timed
+
+
+def _ramp_times(config: SimulatedSurvey) -> list[float]:
+    """Exposure times of the ramp's flats: pairs from 300 electrons to a tenth over full well, in mixed order.
+
+    The order keeps a drift of the lamp from looking like a bent response.
+    """
+    plan = config.cadence
+    levels = np.geomspace(300.0, 1.1 * config.detectors.full_well, plan.ramp) if plan.ramp else np.zeros(0)
+    order = stream(config.seed, "ramp").permutation(plan.ramp)
+    return [round(float(plan.flat_time * levels[k] / plan.flat_level), 4) for k in order for _ in range(2)]
 
 
 def _conditions(config: SimulatedSurvey, visit: int, band: str) -> Conditions:

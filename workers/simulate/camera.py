@@ -90,7 +90,7 @@ def _amplifier(config: SimulatedSurvey, detector: int, index: int) -> dict[str, 
         "saturation": round(bias_levels(config, detector)[index] + 0.97 * design.full_well / gain, 1),
     }
     if design.overscan:
-        amplifier["overscan"] = _section(data_x + width, y0, design.overscan, height)
+        amplifier["overscan"] = _section(data_x + width, y0, design.overscan, block_height)
     if design.parallel_overscan:
         amplifier["parallel_overscan"] = _section(data_x, y0 + height, width, design.parallel_overscan)
     return amplifier

@@ -79,7 +79,8 @@ def expected_light(config: SimulatedSurvey, visit: Visit, detector: int, scene: 
     shape = (config.detectors.height, config.detectors.width)
     if scene is None:
         lamp = 1.0 + 0.01 * stream(config.seed, "lamp", visit.number).standard_normal()
-        return np.full(shape, config.cadence.flat_level * lamp if visit.role == "flat" else 0.0)
+        plan = config.cadence
+        return np.full(shape, plan.flat_level * lamp * visit.exposure_time / plan.flat_time if visit.band else 0.0)
     psf = psf_field(config, visit, detector)
     light = paint(scene.sources, psf, shape) + sky_electrons(config, visit)
     if config.detectors.fringe:

@@ -16,6 +16,7 @@ from workers.simulate.reference import reference_catalogue
 from workers.simulate.settings import SimulatedSurvey
 from workers.simulate.truth import exposure_truth, object_table
 from workers.survey.config import SurveyConfig
+from workers.survey.isr_config import STEP_ORDER, IsrConfig
 
 __all__ = ["SurveyFiles", "raw_path", "survey_toml", "truth_path", "write_survey"]
 
@@ -33,7 +34,7 @@ class SurveyFiles:
     reference: Path
     objects: Path
     calibration: Mapping[str, tuple[Path, ...]]
-    """By kind: bias, dark, flat."""
+    """By role: bias, dark, flat, ramp."""
     archive: tuple[Path, ...]
     recent: tuple[Path, ...]
     live: tuple[Path, ...]
@@ -84,6 +85,7 @@ def survey_toml(config: SimulatedSurvey) -> str:
         "name": config.name,
         "camera": "camera.toml",
         "reference": {"path": "reference.fits"},
+        **_isr(config),
         "templates": {
             "begin": begin,
             "end": end,
@@ -93,6 +95,22 @@ def survey_toml(config: SimulatedSurvey) -> str:
     }
     SurveyConfig.model_validate(tree)
     return "# A synthetic survey; `skydelta check` explains every key.\n" + to_toml(tree)
+
+
+def _isr(config: SimulatedSurvey) -> dict[str, object]:
+    """The table of steps that undo what the simulated detector does; nothing to set where that is the usual."""
+    design = config.detectors
+    effects = {
+        "crosstalk": design.crosstalk,
+        "linearity": design.nonlinearity,
+        "deferred_charge": design.serial_cti or design.parallel_cti,
+        "brighter_fatter": design.brighter_fatter,
+    }
+    if not any(effects.values()):
+        return {}
+    usual = IsrConfig().steps
+    steps = [name for name in STEP_ORDER if name in usual or effects.get(name)]
+    return {"isr": {"steps": steps, "gain_source": "ptc"}}
 
 
 def _write_frames(root: Path, config: SimulatedSurvey, tasks: list[tuple[Visit, int]], workers: int) -> Iterator[Path]:
@@ -135,7 +153,7 @@ def _files(root: Path, config: SimulatedSurvey, tasks: list[tuple[Visit, int]]) 
         camera=root / "camera.toml",
         reference=root / "reference.fits",
         objects=root / "truth" / "objects.fits",
-        calibration={kind: tuple(roles.get(kind, ())) for kind in ("bias", "dark", "flat")},
+        calibration={kind: tuple(roles[kind]) for kind in ("bias", "dark", "flat", "ramp") if kind in roles},
         archive=tuple(roles.get("archive", ())),
         recent=tuple(roles.get("recent", ())),
         live=tuple(roles.get("live", ())),

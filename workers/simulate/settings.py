@@ -8,6 +8,7 @@ from schemas.errors import ConfigurationError
 
 __all__ = [
     "BANDS",
+    "CAMERA",
     "DEMO",
     "PRESETS",
     "TINY",
@@ -173,6 +174,8 @@ class CadenceSettings:
     flat_level: float = 25000.0
     """electrons"""
     flat_time: float = 5.0
+    ramp: int = 0
+    """Pairs of flats with exposure times that rise to saturation, in the first band."""
 
 
 @dataclass(frozen=True)
@@ -213,5 +216,24 @@ TINY = SimulatedSurvey(
 )
 """One detector of 320 x 320 pixels and few visits, for tests."""
 
-PRESETS = {"demo": DEMO, "tiny": TINY}
+CAMERA = SimulatedSurvey(
+    name="camera",
+    sky=SkySettings(stars=16.0, star_magnitudes=(8.5, 22.0)),
+    detectors=DetectorSettings(
+        width=512,
+        height=512,
+        count=1,
+        overscan=32,
+        parallel_overscan=24,
+        nonlinearity=0.02,
+        crosstalk=3.0e-4,
+        brighter_fatter=-2.5e-6,
+        serial_cti=4.0e-6,
+        parallel_cti=3.0e-6,
+    ),
+    cadence=CadenceSettings(archive=5, recent=1, live=2, biases=12, darks=5, flats=8, ramp=20),
+)
+"""One detector with everything that electronics and silicon do to an image, and the frames that tell of it."""
+
+PRESETS = {"demo": DEMO, "tiny": TINY, "camera": CAMERA}
 """By the names that the command line takes."""

@@ -59,7 +59,9 @@ class Amplifier(_Model):
     hdu: int = Field(0, ge=0, description="HDU of the raw file that holds its pixels")
     data: Section = Field(description="its light-sensitive pixels in the raw array")
     position: Section = Field(description="where those pixels go in the assembled detector image")
-    overscan: Section | None = Field(None, description="serial overscan in the raw array; same rows as data")
+    overscan: Section | None = Field(
+        None, description="serial overscan in the raw array: data's rows, and better those of parallel_overscan too"
+    )
     parallel_overscan: Section | None = Field(
         None, description="parallel overscan in the raw array; same columns as data"
     )

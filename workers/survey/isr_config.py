@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "STEP_ORDER",
     "AmpOffsetConfig",
     "BleedsConfig",
     "BrighterFatterConfig",
@@ -23,6 +24,31 @@ __all__ = [
     "SnapsConfig",
     "TrailsConfig",
 ]
+
+
+STEP_ORDER = (
+    "overscan",
+    "saturation",
+    "crosstalk",
+    "linearity",
+    "bias",
+    "dark",
+    "gain",
+    "deferred_charge",
+    "brighter_fatter",
+    "variance",
+    "flat",
+    "fringe",
+    "amp_offset",
+    "defects",
+    "bleeds",
+    "edges",
+    "ghosts",
+    "cosmic_rays",
+    "trails",
+    "interpolate",
+)
+"""Every step, in the order in which the detector's effects are usually undone: the last one first."""
 
 
 class _Model(BaseModel):
@@ -81,7 +107,7 @@ class AmpOffsetConfig(_Model):
     strip: int = Field(16, ge=2, description="pixels, width of each of the two strips on either side of a border")
     gap: int = Field(1, ge=0, description="pixels left out next to a border")
     block: int = Field(64, ge=8, description="pixels of border that make one measurement")
-    significance: float = Field(3.0, ge=0, description="sigma; smaller offsets stay")
+    significance: float = Field(4.0, ge=0, description="sigma; smaller offsets stay")
 
 
 class BleedsConfig(_Model):
