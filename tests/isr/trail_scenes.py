@@ -72,7 +72,7 @@ def detector(seed, size=4096, density=1.0, galaxies=1.0, steps=0.1, gradient=0.0
         x, y = rng.uniform(0, size, 2)
         draw_galaxy(image, x, y, 10 ** rng.uniform(6.3, 7.3), rng.uniform(60, 300), rng.uniform(0.4, 1), rng.uniform(0, 3.1), 4.0)
     image += SKY
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32) if False else _axes(size)
+    y, x = _axes(size)
     angle, bow = rng.uniform(0, 2 * np.pi), rng.normal(0, 1)
     image += np.float32(SKY * gradient) * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y + np.float32(0.3 * bow) * (x * x + y * y))
     variance = image + np.float32(NOISE**2 - SKY)

@@ -7,8 +7,9 @@ stays in use. Across a change point or an intervention a difference is no reason
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -70,7 +71,7 @@ class AmplifierRow:
     difference: float
     """Clipped mean over the pixels good in both; of tables the greatest relative difference."""
     error: float
-    """Of the difference, from the masters' variances: what is common to an amplifier's pixels is not in it."""
+    """Of the difference: from the masters' variances, and from how the levels of their frames scatter."""
     scatter: float
     """Standard deviation of the pixels' differences."""
     outliers: float
@@ -143,15 +144,17 @@ def _compared_pictures(
     flagged = (new.mask != 0) != (previous.mask != 0)
     rows, reasons, total = [], [], 0
     unit = KINDS[new.kind].replace("1", "")
-    for amplifier in detector.amplifiers:
+    common = [master.tables.get("levelError", np.zeros(len(detector.amplifiers))) for master in (new, previous)]
+    for index, amplifier in enumerate(detector.amplifiers):
         place = parse_section(amplifier.position)
         row, odd = _row(amplifier.name, difference[place], sigma[place], good[place], flagged[place])
+        row = replace(row, error=math.hypot(row.error, common[0][index], common[1][index]))
         rows.append(row)
         total += odd
-        if new.kind != "defects" and not abs(row.difference) <= limit.difference:
+        if new.kind != "defects" and not abs(row.difference) <= limit.difference + _FORGIVEN * row.error:
             reasons.append(
                 f"amplifier {row.amplifier} differs by {row.difference:+.3g} ± {row.error:.1g} {unit}".rstrip()
-                + f", allowed are {limit.difference:g}"
+                + f", allowed are {limit.difference:g} beyond {_FORGIVEN:g} sigma"
             )
     fraction = total / max(new.mask.size, 1)
     if fraction > limit.outliers:

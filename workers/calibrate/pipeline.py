@@ -19,11 +19,13 @@ from workers.calibrate.frames import Frames, Solution, band_of
 from workers.imaging.calibrations import FOREVER, Calibration, make_calibration
 from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.masks import MaskPlane
+from workers.survey.camera import Detector, parse_section
 from workers.survey.config import CalibrateConfig
 
 __all__ = ["RECIPES", "Recipe", "combined_master", "make_master", "solved_master"]
 
 _HALF_DAY = 0.5
+_LEVEL_SAMPLE = 300_000
 _AT_ONCE = 2
 """Frames in memory."""
 _UNUSABLE = MaskPlane.SATURATED | MaskPlane.NO_DATA
@@ -87,9 +89,9 @@ def make_master(
 ) -> Calibration:
     """Make the master of ``frames.kind`` of one detector, with the options of ``[calibrate]``.
 
-    Frames go through those of `survey_steps` that their kind needs. The master is valid (MJD TAI, inclusive) from half a
-    day before its first frame, or `valid_from`, until a newer one is there, or `valid_to`. Raises DataError for frames
-    that don't serve; ConfigurationError for an unknown kind or a master that is missing.
+    Frames go through those of `survey_steps` that their kind needs. The master is valid (MJD TAI, inclusive) from half
+    a day before its first frame, or `valid_from`, until a newer one is there, or `valid_to`. Raises DataError for
+    frames that don't serve; ConfigurationError for an unknown kind or a master that is missing.
     """
     recipe = RECIPES.get(frames.kind)
     if recipe is None:
@@ -128,11 +130,13 @@ def solved_master(
 def combined_master(frames: Frames, steps: tuple[str, ...], frame: Callable[[Exposure], FloatImage]) -> Solution:
     """Return the clipped mean of the frames after `steps`; the stack lies in a temporary file, never in memory whole.
 
-    The table ``rejectedPixels`` counts, frame by frame in the order of the master's inputs, what was clipped.
+    The table ``rejectedPixels`` counts, frame by frame in the order of the master's inputs, what was clipped;
+    ``levelError`` is by amplifier the error of its level, from the scatter of the frames' levels: what is common to an
+    amplifier's pixels is in no pixel's variance.
     """
     with tempfile.TemporaryDirectory(prefix="skydelta-") as folder:
         path = Path(folder) / "stack"
-        shape = _spool(frames, steps, frame, path)
+        shape, levels = _spool(frames, steps, frame, path)
         stack = np.memmap(path, np.float32, mode="r", shape=(len(frames), *shape))
         noise = frame_noise(stack[0], stack[1])
         combined = combine(stack, noise=noise)
@@ -140,7 +144,10 @@ def combined_master(frames: Frames, steps: tuple[str, ...], frame: Callable[[Exp
     image, variance, mask = _finished(frames.kind, combined)
     by_input = np.argsort([info.sha256 for info in frames.infos], kind="stable")
     return Solution(
-        tables={"rejectedPixels": combined.rejected[by_input].astype(float)},
+        tables={
+            "rejectedPixels": combined.rejected[by_input].astype(float),
+            "levelError": np.std(levels, axis=0, ddof=1) / np.sqrt(len(frames)),
+        },
         metadata={
             "median": float(np.median(image)),
             "frameNoise": noise,
@@ -154,10 +161,13 @@ def combined_master(frames: Frames, steps: tuple[str, ...], frame: Callable[[Exp
 
 def _spool(
     frames: Frames, steps: tuple[str, ...], frame: Callable[[Exposure], FloatImage], path: Path
-) -> tuple[int, int]:
-    """Reduce the frames into one file of float32, unusable pixels NaN, two at a time; return their shape."""
+) -> tuple[tuple[int, int], NDArray[np.float64]]:
+    """Reduce the frames into one file of float32, unusable pixels NaN, two at a time.
 
-    def one(index: int) -> tuple[int, int]:
+    Returns their shape and their levels, float64 (frames, amplifiers).
+    """
+
+    def one(index: int) -> tuple[tuple[int, int], list[float]]:
         exposure = frames.reduced(index, steps)
         values = frame(exposure)
         unusable = (exposure.mask & np.int32(_UNUSABLE)) != 0
@@ -167,11 +177,23 @@ def _spool(
         written = 0
         while written < len(data):
             written += os.pwrite(stream.fileno(), data[written:], index * len(data) + written)
-        return exposure.shape
+        return exposure.shape, _levels(values, frames.detector)
 
     with path.open("wb") as stream, ThreadPoolExecutor(_AT_ONCE) as pool:
-        shapes = list(pool.map(one, range(len(frames))))
-    return shapes[0]
+        done = list(pool.map(one, range(len(frames))))
+    return done[0][0], np.array([levels for _, levels in done])
+
+
+def _levels(image: FloatImage, detector: Detector) -> list[float]:
+    """Mean of each amplifier between the quartiles of so-many of its pixels: neither hits nor defects move it."""
+    levels = []
+    for amplifier in detector.amplifiers:
+        part = image[parse_section(amplifier.position)]
+        values = np.sort(part[:: max(part.size // _LEVEL_SAMPLE, 1)], axis=None)
+        values = values[: np.searchsorted(values, np.inf)]
+        quarter = len(values) // 4
+        levels.append(float(values[quarter : len(values) - quarter].mean()) if len(values) else 0.0)
+    return levels
 
 
 def _finished(kind: str, combined: Combined) -> tuple[FloatImage, FloatImage, NDArray[np.int32]]:

@@ -35,7 +35,7 @@ def plan_periods(frames: Frames, survey: Survey) -> PeriodPlan:
     plan = propose_periods(nights, load_interventions(survey.root / "interventions.toml"), settings)
     tree = {"nights": json.loads(nights_to_json(nights)), "plan": json.loads(plan_to_json(plan))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(tree, indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps(tree) + "\n").encode())
     return plan
 
 

@@ -11,7 +11,7 @@ from workers.calibrate.certify import Stability, Verdict, certify, stability
 from workers.calibrate.periods import PeriodPlan
 from workers.calibrate.plans import load_series
 from workers.calibrate.report import calibration_report
-from workers.calibrate.worker import previous_of
+from workers.calibrate.worker import limit_of, previous_of
 from workers.imaging.calibration_store import CalibrationStore
 from workers.imaging.calibrations import TABLE_KINDS, Calibration
 from workers.imaging.fits import write_atomically
@@ -54,7 +54,8 @@ def _verdict(master: Calibration, store: CalibrationStore, survey: Survey, plans
         if period.begin == master.validFrom
     ]
     detector = survey.camera.detector(master.detector)
-    return certify(master, previous_of(master, store), detector, between="; ".join(reasons))
+    limit = limit_of(master.kind, survey.config.calibrate)
+    return certify(master, previous_of(master, store), detector, between="; ".join(reasons), limit=limit)
 
 
 def _stabilities(masters: Sequence[Calibration], survey: Survey) -> list[Stability]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.errors import ConfigurationError, DataError
 from workers.calibrate import brighter_fatter
-from workers.calibrate.certify import Verdict, certify
+from workers.calibrate.certify import LIMITS, Limit, Verdict, certify
 from workers.calibrate.defects import make_defects
 from workers.calibrate.flat import combined_lamps
 from workers.calibrate.frames import Frames, LazyRaw, Reduce
@@ -19,7 +19,7 @@ from workers.imaging.calibration_store import CalibrationStore
 from workers.imaging.calibrations import FOREVER, Calibration, make_calibration
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import apply_steps
-from workers.survey.config import Survey
+from workers.survey.config import CalibrateConfig, Survey
 
 __all__ = [
     "DERIVED",
@@ -27,6 +27,7 @@ __all__ = [
     "Made",
     "frames_of",
     "groups_of",
+    "limit_of",
     "make_masters",
     "previous_of",
     "read_file",
@@ -151,9 +152,15 @@ def _by_period(kind: str, group: Group, survey: Survey, progress: Progress) -> l
 def _kept(master: Calibration, survey: Survey, store: CalibrationStore, between: str = "") -> Made:
     """Judge a master against the one before it, and save it: in quarantine where it is not certified."""
     detector = survey.camera.detector(master.detector)
-    verdict = certify(master, previous_of(master, store), detector, between=between)
+    limit = limit_of(master.kind, survey.config.calibrate)
+    verdict = certify(master, previous_of(master, store), detector, between=between, limit=limit)
     store.save(master, quarantine=survey.config.calibrate.quarantine and not verdict.certified)
     return Made(master, verdict)
+
+
+def limit_of(kind: str, config: CalibrateConfig) -> Limit | None:
+    """Return the limit that ``calibrate.limits`` gives a kind; None for the usual one."""
+    return replace(LIMITS[kind], difference=config.limits[kind]) if kind in LIMITS and kind in config.limits else None
 
 
 def previous_of(master: Calibration, store: CalibrationStore) -> Calibration | None:

@@ -17,6 +17,7 @@ from workers.isr.trail_profile import Profile
 __all__ = ["fades", "is_column", "is_even", "is_sharp", "is_spike", "runs_along_axis"]
 
 _BLOCK = 8.0  # bins
+_REACH, _ASIDE = 8, 40  # pixels about a line that may be its own, and up to which its surroundings are looked at
 
 
 def is_column(image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatImage, line: Arc) -> bool:
@@ -33,14 +34,16 @@ def is_column(image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatIma
     steep = dy >= dx
     low, high, first, last = ends if steep else ends[[2, 3, 0, 1]]
     size, long = (image.shape[1], image.shape[0]) if steep else image.shape
-    columns = max(int(low) - 40, 0), min(int(high) + 41, size)
+    columns = max(int(low) - _ASIDE, 0), min(int(high) + _ASIDE + 1, size)
     rows = max(int(first), 0), min(int(last) + 1, long)
     sums, weights = np.zeros(columns[1] - columns[0]), np.zeros(columns[1] - columns[0])
     _columns(image, mask, sky.background, sky.noise, weight, sky.bin, BLOCKED, steep, *columns, *rows, sums, weights)
-    profile = np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
-    aside = np.r_[profile[:24][weights[:24] > 0], profile[-24:][weights[-24:] > 0]]
-    profile = (profile - (np.median(aside) if len(aside) else 0.0)) * weights
-    z = [_best_window(profile, weights, width) for width in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)]
+    place = np.arange(*columns)
+    near = (place > low - _REACH) & (place < high + _REACH)
+    aside = ~near & (weights > 0)
+    level = float(np.median(sums[aside] / weights[aside])) if aside.any() else 0.0
+    profile, good = (sums - level * weights)[near], weights[near]
+    z = [_best_window(profile, good, width) for width in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)]
     return max(z[:3]) > 0.9 * max(z[3:])
 
 
@@ -104,7 +107,7 @@ def fades(profile: Profile) -> bool:
 
 
 def is_spike(
-    sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float, threshold: float
+    sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float
 ) -> bool:
     """Whether the light along the arc (bins) falls off with the distance from very bright stars on it.
 
@@ -137,7 +140,7 @@ def is_spike(
     error = np.sqrt(np.linalg.inv(normal)[0, 0])
     constant = solution[0] / scale[0]
     typical = float(np.median(level[inside[good]]))
-    return bool(solution[0] < 0.6 * threshold * error or constant < 0.3 * typical)
+    return bool(solution[0] < 3.0 * error or constant < 0.3 * typical)
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:

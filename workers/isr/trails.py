@@ -30,8 +30,11 @@ __all__ = ["Trail", "apply", "find_trails", "trail_mask"]
 
 _CLIP = 4.0  # sigma of a bin: what one bin may add to a line
 _ROUNDS = 3
+_BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
 _NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
+_BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
+_WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _FINER = 1.25  # how much clearer a trail must be on the pixels than on the bins
 _ASPECT = 15.0  # least length over width
 _SHORT = 0.4  # of the detector's side: what is shorter may be a galaxy or a spike
@@ -139,9 +142,8 @@ class _Search:
 
     def run(self) -> tuple[Trail, ...]:
         """Bright trails first, which may be tied up with stars; then those among the gaps between sources."""
-        if self.sources.tangled.any():
-            self._sum(self.sky.weight)
-            self._pass(_halved, 2.0 * self.options.threshold)
+        self._sum(self.sky.weight)
+        self._pass(_halved, 2.0 * self.options.threshold)
         bright = list(self.trails)
         self._sum(self.open)
         for trail in bright:
@@ -154,9 +156,8 @@ class _Search:
         return tuple(sorted(self.trails, key=lambda trail: -trail.snr))
 
     def _sum(self, weight: FloatImage) -> None:
-        """Start with bins of `weight`, each clipped so that none makes a line alone."""
-        self.weight = weight.copy()
-        self.signal = np.asarray(np.clip(self.sky.value, -_CLIP, _CLIP) * self.weight, np.float32)
+        """Start with bins of `weight`."""
+        self.weight, self.signal = weight.copy(), self._clipped(weight)
 
     def _pass(self, lines_of: Lines, threshold: float) -> None:
         """Try all lines beyond `threshold`, brightest first, as long as they stand out."""
@@ -176,15 +177,15 @@ class _Search:
             self._close(column, width + 1.0)
             self._shut(self.open, column, width)
             return
-        bars = Bars.of(self.signal, self.weight, width, seed)
         sagitta = self.options.sagitta / side
-        arc = cut(bars, grow(bars, seed, sagitta), seed)
-        arc = cut(bars, bars.searched(arc, (2.0, 1.0), sagitta), arc)
-        if bars.z(arc) < self.options.threshold:
+        arc, z = _followed(self.signal, self.weight, width, seed, sagitta)
+        if z < self.options.threshold:
             self._refuse(seed, arc, width)
             return
         brightness = self._brightness(arc)
-        weight = self._opened(arc, brightness)
+        weight = self._opened(arc, brightness, width)
+        if weight is not self.open:
+            arc, z = _followed(self._clipped(weight), weight, width, arc, sagitta)
         profile = measure(
             self.image, self.mask, self.sky, weight, arc.scaled(side), width * side, brightness, self.options.floor
         )
@@ -194,6 +195,10 @@ class _Search:
             self._close_trail(trail)
         else:
             self._refuse(seed, arc, width)
+
+    def _clipped(self, weight: FloatImage) -> FloatImage:
+        """Return weight times value, clipped so that no bin makes a line alone."""
+        return np.asarray(np.clip(self.sky.value, -_CLIP, _CLIP) * weight, np.float32)
 
     def _refuse(self, seed: Arc, arc: Arc, width: float) -> None:
         self._close(seed, width + 1.0)
@@ -210,13 +215,18 @@ class _Search:
         across = [self.sky.value[rows + (0 if steep else k), columns + (k if steep else 0)] for k in (-1, 0, 1)]
         return max(float(np.median(np.max(across, axis=0))), 0.0) if rows.size else 0.0
 
-    def _opened(self, arc: Arc, brightness: float) -> FloatImage:
-        """Return the weights off sources; near a bright arc, what is tangled with it counts unless much brighter."""
-        if brightness < _CLIP or not self.sources.tangled.any():
+    def _opened(self, arc: Arc, brightness: float, width: float) -> FloatImage:
+        """Return the weights off sources; what is blocked on a bright arc counts unless it is much brighter.
+
+        Pieces of a bright trail pass for sources; patches tangled with it count all over the strip of the fit.
+        """
+        if brightness < _BRIGHT:
             return self.open
-        near = np.zeros(self.weight.shape, bool)
-        _cover(near, stretched(arc, -0.05, 1.05), _NEAR)
-        near &= self.sources.tangled & (self.sky.value < 2.5 * brightness)
+        near, beside = np.zeros(self.weight.shape, bool), np.zeros(self.weight.shape, bool)
+        _cover(near, stretched(arc, -1.0, 2.0), 0.5 * width + 3.0)
+        _cover(beside, stretched(arc, -0.05, 1.05), _NEAR)
+        near |= beside & self.sources.tangled
+        near &= self.sky.value < 2.5 * brightness
         return np.where(near, self.sky.weight, self.open)
 
     def _is_trail(self, profile: Profile, width: float, weight: FloatImage) -> bool:
@@ -226,22 +236,22 @@ class _Search:
             return False
         if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or (short and fades(profile)):
             return False
-        if runs_along_axis(arc, profile.fwhm, self.boxes) or is_sharp(profile):
+        if runs_along_axis(arc, profile.fwhm, self.boxes) or is_sharp(profile) or profile.fwhm > _WIDEST:
             return False
         binned = arc.scaled(1.0 / self.sky.bin)
-        return is_even(profile, options.threshold) and not is_spike(
-            self.sky, weight, self.sources.cores, binned, width, options.threshold
-        )
+        if is_column(self.image, self.mask, self.sky, weight, binned) or not is_even(profile, options.threshold):
+            return False
+        return not is_spike(self.sky, weight, self.sources.cores, binned, width)
 
     def _trail(self, profile: Profile) -> Trail:
         """Return the record; ends near the border are drawn out to it."""
         arc = profile.arc
-        margin = 16.0 * self.sky.bin
+        margin = _BORDER * self.sky.bin
         height, width = self.image.shape
         reach = margin / max(arc.length, 1.0)
         ends = []
         for x, y in ((arc.x0, arc.y0), (arc.x1, arc.y1)):
-            ends.append(reach if min(x, y, width - 1 - x, height - 1 - y) < margin else 0.25 * reach)
+            ends.append(reach if min(x, y, width - 1 - x, height - 1 - y) < margin else 0.1 * reach)
         arc = inside(stretched(arc, -ends[0], 1.0 + ends[1]), self.image.shape)
         peak = profile.peak * profile.noise
         return Trail(*arc.numbers().tolist(), profile.fwhm, peak, profile.snr, profile.half_width)
@@ -259,6 +269,14 @@ class _Search:
         gone = np.zeros(plane.shape, bool)
         _cover(gone, stretched(arc, -0.05, 1.05), half)
         plane[gone] = 0.0
+
+
+def _followed(signal: FloatImage, weight: FloatImage, width: float, seed: Arc, sagitta: float) -> tuple[Arc, float]:
+    """Return the lit arc through `seed` and its signal to noise."""
+    bars = Bars.of(signal, weight, width, seed)
+    arc = cut(bars, grow(bars, seed, sagitta), seed)
+    arc = cut(bars, bars.searched(arc, (2.0, 1.0), sagitta), arc)
+    return arc, bars.z(arc)
 
 
 def _whole(signal: FloatImage, weight: FloatImage, threshold: float, shortest: float) -> NDArray[np.float64]:

@@ -16,10 +16,11 @@ from workers.simulate.streams import stream
 
 __all__ = ["NIGHT_OFFSET_HOURS", "Conditions", "Role", "Visit", "night_of", "plan_visits", "template_window"]
 
-Role = Literal["bias", "dark", "flat", "ramp", "archive", "recent", "live"]
-"""A ramp is pairs of flats whose exposure times rise to saturation."""
+Role = Literal["bias", "dark", "flat", "ramp", "spots", "archive", "recent", "live"]
+"""A ramp is pairs of flats whose exposure times rise to saturation; spots are a mask's holes before the lamp."""
 
-_UNLIT_SKY = ("bias", "dark", "flat", "ramp")
+_LAMPS = ("flat", "ramp", "spots")
+_NO_SKY = ("bias", "dark", *_LAMPS)
 
 NIGHT_OFFSET_HOURS = -12.0
 _MJD_ORDINAL = date(1858, 11, 17).toordinal()
@@ -74,7 +75,7 @@ class Visit:
         """``bias``, ``dark``, ``flat`` or ``science``."""
         if self.conditions is not None:
             return "science"
-        return "flat" if self.role == "ramp" else self.role
+        return "flat" if self.role in _LAMPS else self.role
 
 
 def night_of(mjd: float) -> int:
@@ -104,7 +105,7 @@ def plan_visits(config: SimulatedSurvey) -> tuple[Visit, ...]:
     for role, band, begin, night, seconds in sorted(calibrations + sciences, key=lambda row: row[2]):
         counts[night] = counts.get(night, 0) + 1
         number = night * 10000 + counts[night]
-        conditions = None if role in _UNLIT_SKY else _conditions(config, number, band)
+        conditions = None if role in _NO_SKY else _conditions(config, number, band)
         visits.append(Visit(number, role, band, begin, seconds, night, first.get(night, begin), conditions))
     return tuple(visits)
 
@@ -134,6 +135,7 @@ def _calibration_times(config: SimulatedSurvey) -> list[tuple[Role, str, float, 
     for band in config.bands:
         rows += [("flat", band, plan.flat_time)] * plan.flats
     rows += [("ramp", config.bands[0], seconds) for seconds in _ramp_times(config)]
+    rows += [("spots", config.bands[0], plan.flat_time)] * plan.spots
     begin = plan.live_mjd - plan.archive_begin - 0.4
     timed = []
     for role, band, seconds in rows:

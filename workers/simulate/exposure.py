@@ -29,6 +29,7 @@ from workers.simulate.readout import read_out
 from workers.simulate.render import paint
 from workers.simulate.scene import Scene, make_scene
 from workers.simulate.settings import SimulatedSurvey
+from workers.simulate.spots import spots
 from workers.simulate.streams import stream
 
 __all__ = ["Frame", "expected_light", "frame_header", "make_frame", "to_fits"]
@@ -80,6 +81,8 @@ def expected_light(config: SimulatedSurvey, visit: Visit, detector: int, scene: 
     if scene is None:
         lamp = 1.0 + 0.01 * stream(config.seed, "lamp", visit.number).standard_normal()
         plan = config.cadence
+        if visit.role == "spots":
+            return lamp * spots(stream(config.seed, "spots", visit.number), shape, 0.8 * config.detectors.full_well)
         return np.full(shape, plan.flat_level * lamp * visit.exposure_time / plan.flat_time if visit.band else 0.0)
     psf = psf_field(config, visit, detector)
     light = paint(scene.sources, psf, shape) + sky_electrons(config, visit)

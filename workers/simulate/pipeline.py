@@ -34,7 +34,7 @@ class SurveyFiles:
     reference: Path
     objects: Path
     calibration: Mapping[str, tuple[Path, ...]]
-    """By role: bias, dark, flat, ramp."""
+    """By role: bias, dark, flat, ramp, spots."""
     archive: tuple[Path, ...]
     recent: tuple[Path, ...]
     live: tuple[Path, ...]
@@ -153,7 +153,7 @@ def _files(root: Path, config: SimulatedSurvey, tasks: list[tuple[Visit, int]]) 
         camera=root / "camera.toml",
         reference=root / "reference.fits",
         objects=root / "truth" / "objects.fits",
-        calibration={kind: tuple(roles[kind]) for kind in ("bias", "dark", "flat", "ramp") if kind in roles},
+        calibration={kind: tuple(roles[kind]) for kind in ("bias", "dark", "flat", "ramp", "spots") if kind in roles},
         archive=tuple(roles.get("archive", ())),
         recent=tuple(roles.get("recent", ())),
         live=tuple(roles.get("live", ())),

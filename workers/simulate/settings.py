@@ -176,6 +176,8 @@ class CadenceSettings:
     flat_time: float = 5.0
     ramp: int = 0
     """Pairs of flats with exposure times that rise to saturation, in the first band."""
+    spots: int = 0
+    """Flats through a mask with holes, in the first band."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ TINY = SimulatedSurvey(
 
 CAMERA = SimulatedSurvey(
     name="camera",
-    sky=SkySettings(stars=16.0, star_magnitudes=(8.5, 22.0)),
+    sky=SkySettings(stars=16.0),
     detectors=DetectorSettings(
         width=512,
         height=512,
@@ -231,7 +233,7 @@ CAMERA = SimulatedSurvey(
         serial_cti=4.0e-6,
         parallel_cti=3.0e-6,
     ),
-    cadence=CadenceSettings(archive=5, recent=1, live=2, biases=12, darks=5, flats=8, ramp=20),
+    cadence=CadenceSettings(archive=5, recent=1, live=2, biases=12, darks=5, flats=8, ramp=20, spots=12),
 )
 """One detector with everything that electronics and silicon do to an image, and the frames that tell of it."""
 

@@ -74,6 +74,10 @@ class CalibrateConfig(_Model):
     crosstalk_lags: int = Field(1, ge=1, le=16, description="above 1: what an amplifier hears of its own last pixels")
     fringe_components: int = Field(1, ge=1, le=5)
     max_days: float = Field(0.0, ge=0, description="longest period of one master with --periods; 0: no limit")
+    limits: dict[str, float] = Field(
+        default_factory=dict,
+        description="by kind, how far an amplifier's level may lie from that of the master before, e.g. {bias = 0.02}",
+    )
     quarantine: bool = Field(
         True, description="put aside a master that differs from the one before it by more than certification allows"
     )
