@@ -10,6 +10,10 @@ from tests.cli.command import skydelta
 from tests.system.nights import Prepared
 
 
+THRESHOLD = "threshold = 5.0  # in sigma of the matched"
+"""Of the detection: other steps have thresholds too."""
+
+
 @pytest.fixture
 def survey(tmp_path: Path) -> Path:
     """A survey folder as `init` makes it."""
@@ -24,7 +28,7 @@ def survey(tmp_path: Path) -> Path:
         ["init"],
         ["demo", "--no-such-option"],
         ["calibrate", "sharpness"],
-        ["calibrate", "bias"],
+        ["calibrate", "periods", "ptc"],
         ["ingest"],
         ["isr"],
         ["dead", "retry"],
@@ -47,8 +51,8 @@ def test_usage_is_2(arguments: list[str], survey: Path, monkeypatch: pytest.Monk
     ("old", "new", "texts"),
     [
         ('name = "survey"', "nme = 1", ["survey.toml", "did you mean 'name'"]),
-        ("# threshold = 5.0", "treshold = 4.0", ["subtract.treshold", "did you mean 'threshold'"]),
-        ("# threshold = 5.0", "threshold = -4.0", ["subtract.threshold", "greater than 0"]),
+        (f"# {THRESHOLD}", THRESHOLD.replace("thr", "tr"), ["subtract.treshold", "did you mean 'threshold'"]),
+        (f"# {THRESHOLD}", THRESHOLD.replace("5.0", "-4.0"), ["subtract.threshold", "greater than 0"]),
         ("begin = 60676.0", "begin = 99999.0", ["templates", "before"]),
         ("[bus]", "[bus", ["not valid TOML", "survey.toml"]),
         ('# camera = "camera.toml"', 'camera = "other.toml"', ["other.toml", "skydelta init"]),
@@ -90,6 +94,10 @@ def test_no_survey_is_3_and_names_init(tmp_path: Path) -> None:
         (["dead", "show", "3"], 5, "skydelta dead list"),
         (["replay", "20260228", "--into", "x."], 5, "ingest"),
         (["report", "20260228"], 5, "skydelta status"),
+        (["calibrate", "bias"], 5, "no bias frames were named and"),
+        (["calibrate", "bias", "--periods"], 5, "no bias frames were named and"),
+        (["calibrate", "report"], 5, "make some with `skydelta calibrate`"),
+        (["calibrate", "accept", "bias-0-all-0123456789ab"], 5, "can't be read"),
         (["init", "DIR", "--camera", "nikon"], 3, "generic-ccd"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -130,7 +138,7 @@ def test_an_unreachable_bus_is_4(survey: Path) -> None:
 def test_every_wrong_key_is_told_at_once(survey: Path) -> None:
     path = survey / "survey.toml"
     text = path.read_text(encoding="utf-8")
-    text = text.replace("# threshold = 5.0", "treshold = 4.0").replace("# min_epochs = 3", "min_epochs = 0")
+    text = text.replace(f"# {THRESHOLD}", THRESHOLD.replace("thr", "tr")).replace("# min_epochs = 3", "min_epochs = 0")
     path.write_text(text, encoding="utf-8")
     done = skydelta("check", "-s", survey)
     assert done.code == 3

@@ -1,4 +1,4 @@
-"""The page docs/first-survey.md as something to run: its shell blocks and the lines it tells to edit."""
+"""A page of docs as something to run: its shell blocks and the lines it tells to edit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 from tests.system.nights import REPOSITORY, environment
 
 PAGE = REPOSITORY / "docs" / "first-survey.md"
+CALIBRATION = REPOSITORY / "docs" / "calibration.md"
 FRAMES = REPOSITORY.parent / "shared" / "data" / "image-series-starcluster-iraf"
 BLOCK = re.compile(r"<!-- (run|edit): (\w+) -->\n```(\w+)\n(.*?)```", re.DOTALL)
 
 
-def blocks(name: str) -> list[tuple[str, str]]:
+def blocks(name: str, page: Path) -> list[tuple[str, str]]:
     """Return the (run or edit, text) blocks of one example, in the page's order."""
-    found = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
     return [(what, text) for what, label, _, text in found if label == name]
 
 
@@ -59,10 +60,10 @@ def edit(path: Path, text: str) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def run(name: str, folder: Path) -> list[str]:
+def run(name: str, folder: Path, page: Path = PAGE) -> list[str]:
     """Run an example from its first block on; return what each shell block printed. A `cd` lasts, as in a shell."""
     printed = []
-    for what, text in blocks(name):
+    for what, text in blocks(name, page):
         if what == "edit":
             edit(folder / "survey.toml", text)
         else:

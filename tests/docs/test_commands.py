@@ -6,20 +6,44 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from tests.docs.page import BLOCK, FRAMES, PAGE, run
+from tests.docs.page import BLOCK, CALIBRATION, FRAMES, PAGE, run
 from tests.system.nights import alerts, outcomes
+from workers.imaging.fits import read_exposure
+from workers.isr.masters import open_store
+from workers.isr.pipeline import needed_kinds
 from workers.survey.config import load_survey
 
 if TYPE_CHECKING:
     from tests.conftest import ClusterSurvey
 
 
-def test_every_shell_block_of_the_page_is_run() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("page", "labels"), [(PAGE, {"synthetic", "cluster"}), (CALIBRATION, {"camera"})])
+def test_every_shell_block_of_a_page_is_run(page: Path, labels: set[str]) -> None:
+    text = page.read_text(encoding="utf-8")
     assert len(re.findall(r"```sh\n", text)) == sum(1 for what, *_ in BLOCK.findall(text) if what == "run")
-    assert {label for _, label, _, _ in BLOCK.findall(text)} == {"synthetic", "cluster"}
+    assert {label for _, label, _, _ in BLOCK.findall(text)} == labels
+
+
+def test_every_master_of_a_detector(tmp_path: Path) -> None:
+    (printed,) = run("camera", tmp_path, CALIBRATION)
+    survey = load_survey(tmp_path / "labcam")
+    store, camera = open_store(survey), survey.camera
+    kinds = set(needed_kinds(survey.config.isr, band="r"))
+    assert {entry.kind for entry in store.entries()} == kinds
+    assert kinds >= {"crosstalk", "linearity", "ptc", "cti", "brighter_fatter", "flat", "defects"}
+    assert all(re.search(rf"^{kind} +\* ", printed, re.MULTILINE) for kind in kinds)
+    transfer = store.newest("ptc", 0)
+    assert transfer is not None
+    true_gain = np.array([float(amplifier.gain or 0) for amplifier in camera.detector(0).amplifiers])
+    pulls = (transfer.tables["gain"] - true_gain) / transfer.tables["gainErr"]
+    assert np.abs(pulls).max() < 4
+    assert np.abs(transfer.tables["gain"] / true_gain - 1).max() < 0.02
+    assert "brighter_fatter" in (tmp_path / "labcam" / "calibrations" / "report.html").read_text(encoding="utf-8")
+    (calibrated,) = (survey.archive / "calexps").glob("*/*.fits")
+    assert set(read_exposure(calibrated).provenance) >= kinds
 
 
 def test_the_synthetic_survey(tmp_path: Path) -> None:

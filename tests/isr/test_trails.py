@@ -23,7 +23,7 @@ OPTIONS = TrailsConfig()
 
 @pytest.fixture(scope="module")
 def field() -> Detector:
-    return detector(3, SIZE, columns=2)
+    return detector(3, SIZE, columns=2, giant=False)
 
 
 def blank(seed: int = 1) -> Detector:

@@ -69,17 +69,18 @@ def measure(
     moves = np.zeros(3)
     fwhm = 0.0
     reach = max(6.0, 0.6 * width)
+    room = int(min(max(48.0, 3.0 * width), _HALF))
     for smooth, far, step in ((0.7 * width, reach, reach / 6), (0.0, reach / 3, reach / 12), (0.0, 1.5, 0.25)):
         sigma = max(smooth, fwhm, 2.0) / 2.355
         soft = gaussian_filter1d(sums, sigma, axis=1, mode="constant")
         soft_weights = gaussian_filter1d(weights, sigma, axis=1, mode="constant")
         moves = _shifted(soft, soft_weights, share, moves, far, step)
         profile, error = _mean(sums, weights, share, moves)
-        fwhm, peak, center, snr = _fit(profile, error)
+        fwhm, peak, center, snr = _fit(profile, error, room)
         moves[:2] += center
     arc = arc.moved(*moves)
     profile, error = _mean(sums, weights, share, moves)
-    fwhm, peak, _, snr = _fit(profile, error)
+    fwhm, peak, _, snr = _fit(profile, error, room)
     blocks, errors = _blocks(sums, weights, share, moves, fwhm)
     half = _half_width(profile, error, fwhm, peak, floor)
     return Profile(arc, fwhm, peak, scale, snr, half, blocks, errors, _sides(profile, error, fwhm, peak))
@@ -111,11 +112,13 @@ def _mean(
     return profile, error
 
 
-def _fit(profile: NDArray[np.float64], error: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Return FWHM, peak, centre and signal to noise of the most significant Gaussian on a straight background."""
+def _fit(
+    profile: NDArray[np.float64], error: NDArray[np.float64], reach: int
+) -> tuple[float, float, float, float]:
+    """Return FWHM, peak, centre, signal to noise of the best Gaussian on a slope, within `reach` pixels."""
     inverse = np.divide(1.0, error**2, out=np.zeros_like(error), where=error > 0)
     best = np.zeros(4)
-    _gaussians(profile, inverse, _WIDTHS, best)
+    _gaussians(profile, inverse, _WIDTHS, reach, best)
     return float(best[0]), float(best[1]), float(best[2]), float(best[3])
 
 
@@ -257,14 +260,13 @@ def _stack(sums: Any, weights: Any, share: Any, moves: Any, total: Any, good: An
 
 
 @njit(cache=True, nogil=True)
-def _gaussians(profile: Any, inverse: Any, widths: Any, best: Any) -> None:  # pragma: no cover - compiled
+def _gaussians(profile: Any, inverse: Any, widths: Any, reach: int, best: Any) -> None:  # pragma: no cover - compiled
     """Put FWHM, peak, centre and z of the best of a grid of Gaussians into `best`."""
     half = len(profile) // 2
     best[0] = widths[0]
     for fwhm in widths:
         for index in range(-2, 3):
             center = index * max(0.2, 0.05 * fwhm)
-            reach = int(min(max(24.0, 2.5 * fwhm), half))
             n = np.zeros(6)
             r = np.zeros(3)
             for place in range(half - reach, half + reach + 1):

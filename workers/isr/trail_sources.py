@@ -18,6 +18,7 @@ __all__ = ["Sources", "block_sources"]
 _FAINT, _SEED, _CORE = 3.0, 5.0, 300.0  # sigma of a bin
 _THIN, _LONG = 5.0, 24.0  # length over width, and bins, of what may be a piece of a trail
 _TANGLED = 80.0  # bins: a longer patch may be stars on a trail
+_MODEST = 30.0  # sigma of a bin: pieces of a brighter trail hang together
 _CROWDED = 0.35  # share of blocked bins beyond which the blocks are not enlarged as much
 _AROUND = np.ones((3, 3), int)
 
@@ -32,6 +33,8 @@ class Sources:
     """x, y and radius (bins) of the very bright, whose diffraction spikes look like trails; shape (n, 3)."""
     tangled: NDArray[np.bool_]
     """Bins blocked for patches so long that a bright trail may be part of them."""
+    pieces: NDArray[np.bool_]
+    """Bins blocked for patches so faint that they may be pieces of a trail."""
 
 
 def block_sources(sky: FlatSky) -> Sources:
@@ -54,10 +57,12 @@ def block_sources(sky: FlatSky) -> Sources:
     if share > _CROWDED / 2:
         radius = np.minimum(radius, 1.0)
     long = blocked & (length > _TANGLED)
-    keep = _clear(patches, np.where(long, -1.0, radius).astype(np.float32))
-    tangled = ~_clear(patches, np.where(long, radius, -1.0).astype(np.float32)) & keep if long.any() else ~keep & keep
-    weight = np.where(keep & ~tangled, sky.weight, np.float32(0.0))
-    return Sources(weight, _cores(bright), tangled)
+    modest = blocked & ~long & (top < _MODEST)
+    firm = _clear(patches, np.where(long | modest, -1.0, radius).astype(np.float32))
+    tangled = firm & ~_clear(patches, np.where(long, radius, -1.0).astype(np.float32))
+    pieces = firm & ~tangled & ~_clear(patches, np.where(modest, radius, -1.0).astype(np.float32))
+    weight = np.where(firm & ~tangled & ~pieces, sky.weight, np.float32(0.0))
+    return Sources(weight, _cores(bright), tangled, pieces)
 
 
 def _cores(bright: FloatImage) -> NDArray[np.float64]:

@@ -35,6 +35,7 @@ _NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
 _BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
+_BRIGHT_WIDTH = 4  # double bins: haloes are wider
 _FINER = 1.25  # how much clearer a trail must be on the pixels than on the bins
 _ASPECT = 15.0  # least length over width
 _SHORT = 0.4  # of the detector's side: what is shorter may be a galaxy or a spike
@@ -225,7 +226,7 @@ class _Search:
         near, beside = np.zeros(self.weight.shape, bool), np.zeros(self.weight.shape, bool)
         _cover(near, stretched(arc, -1.0, 2.0), 0.5 * width + 3.0)
         _cover(beside, stretched(arc, -0.05, 1.05), _NEAR)
-        near |= beside & self.sources.tangled
+        near = (near & self.sources.pieces) | (beside & self.sources.tangled)
         near &= self.sky.value < 2.5 * brightness
         return np.where(near, self.sky.weight, self.open)
 
@@ -288,6 +289,7 @@ def _halved(signal: FloatImage, weight: FloatImage, threshold: float, shortest: 
     height, width = signal.shape[0] // 2, signal.shape[1] // 2
     sums = [p[: 2 * height, : 2 * width].reshape(height, 2, width, 2).sum(axis=(1, 3)) for p in (signal, weight)]
     lines = find_lines(0.5 * sums[0], 0.25 * sums[1], threshold, 0.5 * shortest)
+    lines = lines[lines[:, 4] <= _BRIGHT_WIDTH]
     lines[:, :4] = 2.0 * lines[:, :4] + 0.5
     lines[:, 4] *= 2.0
     return lines
