@@ -9,7 +9,6 @@ import pytest
 from tests.cli.command import skydelta
 from tests.system.nights import Prepared
 
-
 THRESHOLD = "threshold = 5.0  # in sigma of the matched"
 """Of the detection: other steps have thresholds too."""
 
