@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import time
 import zlib
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def random_trail(kind, rng, size=SIZE):
         dashes = ((begin, begin + share),)
     if kind == "broken":
         edges, duty = np.linspace(0, 1, rng.integers(4, 13)), rng.uniform(0.4, 0.8)
-        dashes = tuple((a, a + duty * (b - a)) for a, b in zip(edges, edges[1:], strict=False))
+        dashes = tuple((a, a + duty * (b - a)) for a, b in pairwise(edges))
     if kind == "bright":
         peak = 10 ** rng.uniform(-0.2, 3)
     return TrueTrail(*map(float, ends), sagitta=sagitta, fwhm=fwhm, peak=peak, kind=shape, dashes=dashes)
@@ -90,7 +91,7 @@ def completeness(number, first):
                 print("  ", index, f"{shares[-1]:.2f}", trail, flush=True)
         shares = np.array(shares)
         print(
-            f"{kind:9s} {number} trails: found {np.mean(shares > 0.5):.3f}, > 80 % covered {np.mean(shares > 0.8):.3f}, "
+            f"{kind:9s} {number} trails: found {np.mean(shares > 0.5):.3f}, most of it {np.mean(shares > 0.8):.3f}, "
             f"mean cover {shares.mean():.3f}, further trails {extra}, CPU {np.median(seconds):.2f} s median "
             f"{max(seconds):.2f} s most",
             flush=True,
@@ -114,7 +115,9 @@ def false_ones(number, first, size):
             print("  ", seed, trail, flush=True)
         if (seed - first) % 50 == 49:
             print("  ", seed - first + 1, "detectors,", wrong, "with a trail", flush=True)
-    print(f"{number} detectors of {size}²: {wrong} with a trail; CPU {np.median(seconds):.2f} s median, {max(seconds):.2f} most")
+    print(
+        f"{number} detectors of {size}²: {wrong} with a trail; CPU {np.median(seconds):.2f} s median, {max(seconds):.2f}"
+    )
 
 
 def peer():
@@ -130,7 +133,9 @@ def peer():
     finder.run_mrt()
     finder.find_mrt_sources()
     theirs = time.process_time() - begin
-    print(f"1024²: ours {ours:.2f} s, {len(found)} trails; findsat_mrt {theirs:.0f} s: {theirs / ours:.0f} times faster")
+    print(
+        f"1024²: ours {ours:.2f} s, {len(found)} trails; findsat_mrt {theirs:.0f} s: {theirs / ours:.0f} times faster"
+    )
 
 
 def main():

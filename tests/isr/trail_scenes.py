@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
@@ -39,7 +40,7 @@ class Detector:
 def amplifiers(size, columns=8, rows=2):
     edges_x = np.linspace(0, size, columns + 1).astype(int)
     edges_y = np.linspace(0, size, rows + 1).astype(int)
-    return [(y0, y1, x0, x1) for y0, y1 in zip(edges_y, edges_y[1:]) for x0, x1 in zip(edges_x, edges_x[1:])]
+    return [(y0, y1, x0, x1) for y0, y1 in pairwise(edges_y) for x0, x1 in pairwise(edges_x)]
 
 
 def random_line(rng, size, margin=0.0):
@@ -70,11 +71,22 @@ def detector(seed, size=4096, density=1.0, galaxies=1.0, steps=0.1, gradient=0.0
     sources(rng, image, share, density, galaxies, fwhm)
     if giant if giant is not None else rng.random() < 0.2:
         x, y = rng.uniform(0, size, 2)
-        draw_galaxy(image, x, y, 10 ** rng.uniform(6.3, 7.3), rng.uniform(60, 300), rng.uniform(0.4, 1), rng.uniform(0, 3.1), 4.0)
+        draw_galaxy(
+            image,
+            x,
+            y,
+            10 ** rng.uniform(6.3, 7.3),
+            rng.uniform(60, 300),
+            rng.uniform(0.4, 1),
+            rng.uniform(0, 3.1),
+            4.0,
+        )
     image += SKY
     y, x = _axes(size)
     angle, bow = rng.uniform(0, 2 * np.pi), rng.normal(0, 1)
-    image += np.float32(SKY * gradient) * (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y + np.float32(0.3 * bow) * (x * x + y * y))
+    image += np.float32(SKY * gradient) * (
+        np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y + np.float32(0.3 * bow) * (x * x + y * y)
+    )
     variance = image + np.float32(NOISE**2 - SKY)
     image += np.sqrt(np.maximum(variance, 1)) * rng.standard_normal((size, size), dtype=np.float32)
     mask = np.zeros((size, size), np.int32)
@@ -106,7 +118,15 @@ def sources(rng, image, share, density, galaxies, fwhm):
     for _ in range(rng.poisson(3000 * share * galaxies)):
         radius = min(2.0 * rng.random() ** -0.4, 60.0)
         bright = 400 * rng.random() ** -0.9 * radius**1.2
-        draw_galaxy(image, *rng.uniform(0, size, 2), min(bright, 3e6), radius, max(rng.random(), 0.1), rng.uniform(0, np.pi), 1.0)
+        draw_galaxy(
+            image,
+            *rng.uniform(0, size, 2),
+            min(bright, 3e6),
+            radius,
+            max(rng.random(), 0.1),
+            rng.uniform(0, np.pi),
+            1.0,
+        )
 
 
 def saturate(image, mask):

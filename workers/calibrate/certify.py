@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from schemas.errors import ConfigurationError
 from workers.calibrate.night_families import clipped_mean
 from workers.imaging.calibrations import KINDS, TABLE_KINDS, Calibration
+from workers.imaging.exposure import FloatImage
 from workers.survey.camera import Detector, parse_section
 
 __all__ = ["LIMITS", "TABLE_LIMITS", "AmplifierRow", "Limit", "Stability", "Verdict", "certify", "stability"]
@@ -26,6 +27,7 @@ _Float = NDArray[np.float64]
 
 _OUTLIER_SIGMA = 5.0
 _FORGIVEN = 3.0
+_SAMPLE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -140,14 +142,11 @@ def _check_comparable(new: Calibration, previous: Calibration) -> None:
 def _compared_pictures(
     new: Calibration, previous: Calibration, detector: Detector, limit: Limit
 ) -> tuple[tuple[AmplifierRow, ...], list[str], float]:
-    difference, sigma, good = _difference(new, previous)
-    flagged = (new.mask != 0) != (previous.mask != 0)
     rows, reasons, total = [], [], 0
     unit = KINDS[new.kind].replace("1", "")
     common = [master.tables.get("levelError", np.zeros(len(detector.amplifiers))) for master in (new, previous)]
     for index, amplifier in enumerate(detector.amplifiers):
-        place = parse_section(amplifier.position)
-        row, odd = _row(amplifier.name, difference[place], sigma[place], good[place], flagged[place])
+        row, odd = _row(amplifier.name, *_difference(new, previous, parse_section(amplifier.position)))
         row = replace(row, error=math.hypot(row.error, common[0][index], common[1][index]))
         rows.append(row)
         total += odd
@@ -162,29 +161,39 @@ def _compared_pictures(
     return tuple(rows), reasons, fraction
 
 
-def _difference(new: Calibration, previous: Calibration) -> tuple[_Float, _Float, NDArray[np.bool_]]:
-    """Return the difference of every pixel (relative for flats), its error, and where both are good."""
-    first, second = previous.image.astype(float), new.image.astype(float)
-    good = (new.mask == 0) & (previous.mask == 0) & np.isfinite(first) & np.isfinite(second)
-    sigma = np.sqrt(np.maximum(new.variance.astype(float) + previous.variance, 0.0))
+def _difference(
+    new: Calibration, previous: Calibration, place: tuple[slice, slice]
+) -> tuple[FloatImage, FloatImage, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return of a section the pixels' difference (relative for flats), its error, where both are good, where one is."""
+    first, second = previous.image[place], new.image[place]
+    bad = (new.mask[place] != 0, previous.mask[place] != 0)
+    good = ~(bad[0] | bad[1]) & np.isfinite(first) & np.isfinite(second)
+    sigma: FloatImage = np.sqrt(np.maximum(new.variance[place] + previous.variance[place], np.float32(0)))
     if new.kind == "flat":
         good &= first > 0
-        divisor = np.where(good, first, 1.0)
-        return second / divisor - 1.0, sigma / divisor, good
-    return second - first, sigma, good
+        divisor = np.where(good, first, np.float32(1))
+        return np.asarray(second / divisor - 1, np.float32), sigma / divisor, good, bad[0] != bad[1]
+    return second - first, sigma, good, bad[0] != bad[1]
 
 
 def _row(
-    name: str, difference: _Float, sigma: _Float, good: NDArray[np.bool_], flagged: NDArray[np.bool_]
+    name: str, difference: FloatImage, sigma: FloatImage, good: NDArray[np.bool_], flagged: NDArray[np.bool_]
 ) -> tuple[AmplifierRow, int]:
-    """Return one amplifier's row, and how many pixels are off: far from the others by their own error and by theirs."""
-    values = difference[good]
+    """Return one amplifier's row, and how many pixels are off: far from the others by their own error and by theirs.
+
+    Means and medians are those of two million pixels at most.
+    """
+    values, errors = difference[good], sigma[good]
     if values.size == 0:
         return AmplifierRow(name, np.nan, np.nan, np.nan, float(flagged.mean())), int(np.count_nonzero(flagged))
-    mean, scatter, kept = clipped_mean(values)
-    error = float(np.sqrt(np.mean(np.square(sigma[good])) / max(kept, 1)))
-    spread = np.maximum(1.4826 * np.median(np.abs(values - np.median(values))), sigma[good])
-    odd = int(np.count_nonzero(np.abs(values - mean) > _OUTLIER_SIGMA * spread)) + int(np.count_nonzero(flagged))
+    some = slice(None, None, max(values.size // _SAMPLE, 1))
+    mean, scatter, kept = clipped_mean(values[some])
+    error = float(np.sqrt(np.mean(np.square(errors[some])) / max(kept, 1)))
+    spread = 1.4826 * float(np.median(np.abs(values[some] - np.median(values[some]))))
+    limit = np.maximum(errors, np.float32(spread), out=errors)
+    limit *= np.float32(_OUTLIER_SIGMA)
+    values -= np.float32(mean)
+    odd = int(np.count_nonzero(np.abs(values, out=values) > limit)) + int(np.count_nonzero(flagged))
     return AmplifierRow(name, mean, error, scatter, odd / good.size), odd
 
 

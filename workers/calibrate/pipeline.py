@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +24,6 @@ __all__ = ["RECIPES", "Recipe", "combined_master", "make_master", "solved_master
 
 _HALF_DAY = 0.5
 _LEVEL_SAMPLE = 300_000
-_AT_ONCE = 2
-"""Frames in memory."""
 _UNUSABLE = MaskPlane.SATURATED | MaskPlane.NO_DATA
 
 
@@ -162,26 +158,22 @@ def combined_master(frames: Frames, steps: tuple[str, ...], frame: Callable[[Exp
 def _spool(
     frames: Frames, steps: tuple[str, ...], frame: Callable[[Exposure], FloatImage], path: Path
 ) -> tuple[tuple[int, int], NDArray[np.float64]]:
-    """Reduce the frames into one file of float32, unusable pixels NaN, two at a time.
+    """Reduce frame after frame into one file of float32, unusable pixels NaN.
 
     Returns their shape and their levels, float64 (frames, amplifiers).
     """
-
-    def one(index: int) -> tuple[tuple[int, int], list[float]]:
-        exposure = frames.reduced(index, steps)
-        values = frame(exposure)
-        unusable = (exposure.mask & np.int32(_UNUSABLE)) != 0
-        if unusable.any():
-            values = np.where(unusable, np.float32(np.nan), values)
-        data = np.ascontiguousarray(values, np.float32).data.cast("B")
-        written = 0
-        while written < len(data):
-            written += os.pwrite(stream.fileno(), data[written:], index * len(data) + written)
-        return exposure.shape, _levels(values, frames.detector)
-
-    with path.open("wb") as stream, ThreadPoolExecutor(_AT_ONCE) as pool:
-        done = list(pool.map(one, range(len(frames))))
-    return done[0][0], np.array([levels for _, levels in done])
+    shape, levels = (0, 0), []
+    with path.open("wb") as stream:
+        for index in range(len(frames)):
+            exposure = frames.reduced(index, steps)
+            values = frame(exposure)
+            unusable = (exposure.mask & np.int32(_UNUSABLE)) != 0
+            if unusable.any():
+                values = np.where(unusable, np.float32(np.nan), values)
+            stream.write(np.ascontiguousarray(values, np.float32).data)
+            shape = exposure.shape
+            levels.append(_levels(values, frames.detector))
+    return shape, np.array(levels)
 
 
 def _levels(image: FloatImage, detector: Detector) -> list[float]:

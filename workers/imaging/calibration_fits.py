@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from schemas.errors import DataError
 from workers.imaging.calibrations import KINDS, TABLE_KINDS, Calibration, Tables
-from workers.imaging.fits import card_of, hdus_to_bytes, open_hdus, planes_from_hdus, planes_to_hdus
+from workers.imaging.fits import card_of, hdus_to_buffer, open_hdus, planes_from_hdus, planes_to_hdus
 
 __all__ = ["Entry", "calibration_from_bytes", "calibration_to_bytes", "entry_of"]
 
@@ -53,7 +53,7 @@ def _text(header: fits.Header, key: str) -> str:
     return unquote(str(header[key]))
 
 
-def calibration_to_bytes(calibration: Calibration) -> bytes:
+def calibration_to_bytes(calibration: Calibration) -> memoryview:
     """Return the master as multi-extension FITS: primary header, then IMAGE, MASK, VARIANCE or one HDU per table.
 
     Equal content gives equal bytes.
@@ -73,7 +73,7 @@ def calibration_to_bytes(calibration: Calibration) -> bytes:
     if calibration.kind not in TABLE_KINDS:
         unit = KINDS[calibration.kind]
         hdus = planes_to_hdus(calibration.image, calibration.mask, calibration.variance, unit)
-    return hdus_to_bytes(header, hdus + [_table_hdu(name, table) for name, table in calibration.tables.items()])
+    return hdus_to_buffer(header, hdus + [_table_hdu(name, table) for name, table in calibration.tables.items()])
 
 
 def _table_hdu(name: str, table: Any) -> fits.ImageHDU:

@@ -28,7 +28,7 @@ __all__ = [
     "card_of",
     "exposure_from_bytes",
     "exposure_to_bytes",
-    "hdus_to_bytes",
+    "hdus_to_buffer",
     "open_hdus",
     "planes_from_hdus",
     "planes_to_hdus",
@@ -189,7 +189,7 @@ def exposure_to_bytes(exposure: Exposure) -> bytes:
         psf.header["PSFWIDTH"] = (exposure.psf.width, "[pixel] domain of the polynomial, x")
         psf.header["PSFHEIGH"] = (exposure.psf.height, "[pixel] domain of the polynomial, y")
         hdus.append(psf)
-    return _to_bytes(hdus)
+    return bytes(_to_buffer(hdus))
 
 
 def planes_to_hdus(
@@ -208,19 +208,22 @@ def planes_to_hdus(
     return hdus
 
 
-def _to_bytes(hdus: list[Any]) -> bytes:
+def _to_buffer(hdus: list[Any]) -> memoryview:
     hdus[0].header["EXTEND"] = True  # astropy would add it after the checksum is made
     hdus[0].header["NEXTEND"] = (len(hdus) - 1, "extensions that follow")
     for hdu in hdus:
         hdu.add_checksum(when="of this HDU")
     buffer = io.BytesIO()
     fits.HDUList(hdus).writeto(buffer, output_verify="exception")
-    return buffer.getvalue()
+    return buffer.getbuffer()
 
 
-def hdus_to_bytes(header: fits.Header, planes: list[fits.ImageHDU]) -> bytes:
-    """Return one FITS file of a data-less primary HDU with `header`, and `planes`; checksums included."""
-    return _to_bytes([fits.PrimaryHDU(header=header), *planes])
+def hdus_to_buffer(header: fits.Header, planes: list[fits.ImageHDU]) -> memoryview:
+    """Return one FITS file of a data-less primary HDU with `header`, and `planes`; checksums included.
+
+    A view on bytes: as these they would be in memory twice.
+    """
+    return _to_buffer([fits.PrimaryHDU(header=header), *planes])
 
 
 def _primary_header(exposure: Exposure) -> fits.Header:
@@ -345,7 +348,7 @@ def write_exposure(path: Path, exposure: Exposure) -> None:
     write_atomically(path, exposure_to_bytes(exposure))
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to a file beside `path`, then rename it: nobody ever sees half of it. Makes the folder.
 
     Raises UnreachableError where the disk is full or the folder can't be written: tried again later, it may work.

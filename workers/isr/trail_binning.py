@@ -157,7 +157,7 @@ def _meshes(mean: Any, weight: Any, rows: int, columns: int) -> Any:  # pragma: 
                 middle = float(ordered[last // 2])
                 sigma = middle - float(ordered[int(0.1587 * last)])
                 top = middle + 2.5 * sigma
-                kept = np.searchsorted(ordered[:last], np.float32(top), side="right")
+                kept = int(np.searchsorted(ordered[:last], np.float32(top), side="right"))
                 if kept == last:
                     break
                 last = kept

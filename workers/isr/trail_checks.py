@@ -14,7 +14,7 @@ from workers.isr.trail_binning import BLOCKED, Box, FlatSky
 from workers.isr.trail_path import Arc, Bars, stretched
 from workers.isr.trail_profile import Profile
 
-__all__ = ["fades", "is_column", "is_even", "is_sharp", "is_spike", "runs_along_axis"]
+__all__ = ["ends_inside", "fades", "is_column", "is_even", "is_near_axis", "is_sharp", "is_spike", "runs_along_axis"]
 
 _BLOCK = 8.0  # bins
 _REACH, _ASIDE = 8, 40  # pixels about a line that may be its own, and up to which its surroundings are looked at
@@ -30,7 +30,9 @@ def is_column(image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatIma
     if min(dx, dy) > 0.05 * max(dx, dy):
         return False
     whole = line.scaled(sky.bin)
-    ends = np.array([min(whole.x0, whole.x1), max(whole.x0, whole.x1), min(whole.y0, whole.y1), max(whole.y0, whole.y1)])
+    ends = np.array(
+        [min(whole.x0, whole.x1), max(whole.x0, whole.x1), min(whole.y0, whole.y1), max(whole.y0, whole.y1)]
+    )
     steep = dy >= dx
     low, high, first, last = ends if steep else ends[[2, 3, 0, 1]]
     size, long = (image.shape[1], image.shape[0]) if steep else image.shape
@@ -62,11 +64,25 @@ def runs_along_axis(arc: Arc, fwhm: float, boxes: Sequence[Box]) -> bool:
     tilt = min(dx, dy) + abs(arc.sagitta)
     if tilt < max(1.5, 0.4 * min(fwhm, 10.0)):
         return True
-    if tilt > fwhm:
+    reach = 3.0 * fwhm + 8.0
+    if tilt > 3.5 * fwhm:
         return False
-    middle = 0.5 * (arc.x0 + arc.x1) if dy >= dx else 0.5 * (arc.y0 + arc.y1)
+    ends = (arc.x0, arc.x1) if dy >= dx else (arc.y0, arc.y1)
     borders = [edge for box in boxes for edge in (box[2:] if dy >= dx else box[:2])]
-    return any(abs(middle - edge) < fwhm + 4.0 for edge in borders)
+    return any(max(abs(end - edge) for end in ends) < reach for edge in borders)
+
+
+def is_near_axis(arc: Arc) -> bool:
+    """Whether it is tilted by less than 6 degrees from rows or columns."""
+    dx, dy = abs(arc.x1 - arc.x0), abs(arc.y1 - arc.y0)
+    return bool(min(dx, dy) < 0.1 * max(dx, dy))
+
+
+def ends_inside(arc: Arc, shape: tuple[int, ...], margin: float) -> int:
+    """Return how many of the two ends are farther than `margin` pixels from the border."""
+    height, width = shape
+    near = [min(x, y, width - 1 - x, height - 1 - y) < margin for x, y in ((arc.x0, arc.y0), (arc.x1, arc.y1))]
+    return 2 - sum(near)
 
 
 def is_sharp(profile: Profile) -> bool:
@@ -91,8 +107,8 @@ def is_even(profile: Profile, threshold: float) -> bool:
     return mean > 0 and rest > 0.25 * mean and z > 0.5 * threshold
 
 
-def fades(profile: Profile) -> bool:
-    """Whether a short piece is much brighter in one third than in another, as galaxies and spikes are."""
+def fades(profile: Profile, ratio: float) -> bool:
+    """Whether one third is less than `ratio` as bright as another, as in galaxies and spikes."""
     known = np.isfinite(profile.blocks)
     levels, errors = [], []
     for third in np.array_split(np.arange(len(known)), 3):
@@ -102,13 +118,11 @@ def fades(profile: Profile) -> bool:
             levels.append(float((profile.blocks[part] * inverse).sum() / inverse.sum()))
             errors.append(float(inverse.sum() ** -0.5))
     low, high = int(np.argmin(levels)), int(np.argmax(levels))
-    error = float(np.hypot(0.5 * errors[high], errors[low]))
-    return len(levels) < 3 or 0.5 * levels[high] - levels[low] > 2.0 * error
+    error = float(np.hypot(ratio * errors[high], errors[low]))
+    return len(levels) < 3 or ratio * levels[high] - levels[low] > 2.0 * error
 
 
-def is_spike(
-    sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float
-) -> bool:
+def is_spike(sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float) -> bool:
     """Whether the light along the arc (bins) falls off with the distance from very bright stars on it.
 
     A spike's brightness goes as 1/r² (with 1/r allowed for), a trail's is constant: the constant part of a
@@ -134,13 +148,13 @@ def is_spike(
     scale = np.sqrt((design**2).sum(1))
     design = design / scale[:, None]
     # the scatter of the brightness itself counts, not only the noise of the sky
-    inverse = 1.0 / (1.0 / weights[good] + (0.2 * level) ** 2)
+    inverse = 1.0 / (1.0 / weights[good] + (0.1 * level) ** 2)
     normal = (design * inverse) @ design.T + 1e-6 * np.eye(len(columns)) * inverse.max()
     solution = np.linalg.solve(normal, design @ (inverse * level))
     error = np.sqrt(np.linalg.inv(normal)[0, 0])
     constant = solution[0] / scale[0]
     typical = float(np.median(level[inside[good]]))
-    return bool(solution[0] < 3.0 * error or constant < 0.3 * typical)
+    return bool(solution[0] < 6.0 * error or constant < 0.3 * typical)
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:
@@ -157,8 +171,20 @@ def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:
 
 @njit(cache=True, nogil=True)
 def _columns(
-    image: Any, mask: Any, background: Any, noise: Any, weight: Any, side: int, blocked: int, steep: bool,
-    low: int, high: int, first: int, last: int, sums: Any, weights: Any,
+    image: Any,
+    mask: Any,
+    background: Any,
+    noise: Any,
+    weight: Any,
+    side: int,
+    blocked: int,
+    steep: bool,
+    low: int,
+    high: int,
+    first: int,
+    last: int,
+    sums: Any,
+    weights: Any,
 ) -> None:  # pragma: no cover - compiled
     """Sum the good pixels, flattened and scaled, along the axis: columns where steep, else rows."""
     rows, columns = background.shape

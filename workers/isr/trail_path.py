@@ -65,8 +65,8 @@ class Arc:
     def scaled(self, factor: float) -> Arc:
         """Return the same arc on pixels `factor` times smaller, 0-based centres kept right."""
         off = 0.5 * (factor - 1.0)
-        ends = (factor * v + off for v in (self.x0, self.y0, self.x1, self.y1))
-        return Arc(*ends, self.sagitta * factor)
+        x0, y0, x1, y1 = (factor * v + off for v in (self.x0, self.y0, self.x1, self.y1))
+        return Arc(x0, y0, x1, y1, self.sagitta * factor)
 
     def numbers(self) -> NDArray[np.float64]:
         """Return x0, y0, x1, y1, sagitta."""
@@ -92,8 +92,9 @@ class Bars:
     def of(cls, signal: FloatImage, weight: FloatImage, width: float, arc: Arc) -> Bars:
         """`signal` is weight times value; both float32 (height, width)."""
         steep = abs(arc.y1 - arc.y0) >= abs(arc.x1 - arc.x0)
-        size = int(round(width))
-        return cls(_widened(signal, size, steep), _widened(weight, size, steep), size, steep)
+        size = round(width)
+        widened = _widened_rows if steep else _widened_columns
+        return cls(widened(signal, size), widened(weight, size), size, steep)
 
     @property
     def move(self) -> float:
@@ -202,33 +203,34 @@ def _inside(x: float, y: float, image: FloatImage) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _widened(plane: Any, width: int, steep: bool) -> Any:  # pragma: no cover - compiled
-    """Sum over `width` bins along rows (steep paths) or columns, centred to half a bin upwards."""
+def _widened_rows(plane: Any, width: int) -> Any:  # pragma: no cover - compiled
+    """Sum over `width` bins along rows; even bars are centred half a bin to the left."""
     height, across = plane.shape
     wide = np.zeros((height, across), np.float32)
     low = width // 2
-    if steep:
-        for y in range(height):
-            total = np.float32(0.0)
-            for x in range(-low, across):
-                if x + low < across:
-                    total += plane[y, x + low]
-                if x + low - width >= 0:
-                    total -= plane[y, x + low - width]
-                if x >= 0:
-                    wide[y, x] = total
-    else:
-        sums = np.zeros(across, np.float32)
-        for y in range(-low, height):
-            if y + low < height:
-                for x in range(across):
-                    sums[x] += plane[y + low, x]
-            if y + low - width >= 0:
-                for x in range(across):
-                    sums[x] -= plane[y + low - width, x]
-            if y >= 0:
-                for x in range(across):
-                    wide[y, x] = sums[x]
+    row = np.zeros(across + width + 1)
+    for y in range(height):
+        for x in range(across + width):
+            row[x + 1] = row[x] + (plane[y, x - width + low] if 0 <= x - width + low < across else 0.0)
+        for x in range(across):
+            wide[y, x] = row[x + width + 1] - row[x + 1]
+    return wide
+
+
+@njit(cache=True, nogil=True)
+def _widened_columns(plane: Any, width: int) -> Any:  # pragma: no cover - compiled
+    """Sum over `width` bins along columns; even bars are centred half a bin downwards."""
+    height, across = plane.shape
+    wide = np.zeros((height, across), np.float32)
+    low = width // 2
+    sums = np.zeros(across)
+    for y in range(-low, height):
+        if y + low < height:
+            sums += plane[y + low]
+        if y + low - width >= 0:
+            sums -= plane[y + low - width]
+        if y >= 0:
+            wide[y] = sums
     return wide
 
 

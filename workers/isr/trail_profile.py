@@ -56,9 +56,9 @@ def measure(
 ) -> Profile:
     """Return profile and path of the trail near `arc` (pixels, good to half a bin).
 
-    `weight` (binned) is 0 inside sources. `width`: of the bar that found it, in pixels;
-    `brightness`: of its bins, in units of their noise: far brighter pixels belong to something else. `floor`: brightness in units of the pixel noise down to which the half
-    width reaches.
+    `weight` (binned) is 0 inside sources. `width`: of the bar that found it, in pixels; `brightness`: of its bins, in
+    units of their noise: far brighter pixels belong to something else. `floor`: brightness in units of the pixel
+    noise down to which the half width reaches.
     """
     number = max(2, round(arc.length / _BLOCK))
     sums, weights = np.zeros((number, 2 * _HALF + 1)), np.zeros((number, 2 * _HALF + 1))
@@ -96,7 +96,7 @@ def _shifted(
 ) -> NDArray[np.float64]:
     """Return the moves of ends and middle (pixels) that gather the most signal, near `start`."""
     best = start.copy()
-    _climb(sums, weights, share, start, int(round(reach / step)), step, best)
+    _climb(sums, weights, share, start, round(reach / step), step, best)
     return best
 
 
@@ -112,9 +112,7 @@ def _mean(
     return profile, error
 
 
-def _fit(
-    profile: NDArray[np.float64], error: NDArray[np.float64], reach: int
-) -> tuple[float, float, float, float]:
+def _fit(profile: NDArray[np.float64], error: NDArray[np.float64], reach: int) -> tuple[float, float, float, float]:
     """Return FWHM, peak, centre, signal to noise of the best Gaussian on a slope, within `reach` pixels."""
     inverse = np.divide(1.0, error**2, out=np.zeros_like(error), where=error > 0)
     best = np.zeros(4)
@@ -215,7 +213,7 @@ def _strip(
             weights[block, place + half] += 1.0
             total += noise[row, column]
             count += 1
-    return total / max(count, 1)
+    return float(total / max(count, 1))
 
 
 @njit(cache=True, nogil=True)

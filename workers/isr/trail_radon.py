@@ -77,7 +77,7 @@ def _transform(
 ) -> Any:  # pragma: no cover - compiled
     """Merge strips level by level; from level `first` on look for bars. Returns lines and histograms of z."""
     rows, size = planes.shape[2], planes.shape[3]
-    counts = np.zeros((max(levels - first + 1, 1), len(widths), 121), np.int64)
+    counts = np.zeros((levels - first + 1, len(widths), 121), np.int64)
     found = np.empty((1 << 14, 8))
     number = 0
     now = 0
@@ -91,22 +91,25 @@ def _transform(
                     )
         if level == levels:
             break
-        begin = rows - 2 * long
-        for strip in range(0, rows, 2 * long):
-            if strip >= height:
-                break
-            for slope in range(2 * long):
-                near, far = strip + slope // 2, strip + long + slope // 2
-                shift = (slope + 1) // 2
-                for plane in range(2):
-                    a, b = planes[now, plane, near], planes[now, plane, far]
-                    c = planes[1 - now, plane, strip + slope]
-                    for x in range(begin, size - shift):
-                        c[x] = a[x] + b[x + shift]
-                    for x in range(size - shift, size):
-                        c[x] = a[x]
+        for strip in range(0, min(rows, height), 2 * long):
+            for plane in range(2):
+                _merge(planes[now, plane], planes[1 - now, plane], strip, long)
         now = 1 - now
     return found[:number], counts
+
+
+@njit(cache=True, nogil=True)
+def _merge(source: Any, target: Any, strip: int, long: int) -> None:  # pragma: no cover - compiled
+    """Join the strips of `long` rows at `strip` and after it: every line of twice the length, row per slope."""
+    rows, size = source.shape
+    for slope in range(2 * long):
+        shift = (slope + 1) // 2
+        a, b = source[strip + slope // 2], source[strip + long + slope // 2]
+        c = target[strip + slope]
+        for x in range(rows - 2 * long, size - shift):
+            c[x] = a[x] + b[x + shift]
+        for x in range(size - shift, size):
+            c[x] = a[x]
 
 
 @njit(cache=True, nogil=True)
@@ -128,45 +131,74 @@ def _bars(
     cells = np.zeros((size // 16 + 1, 4))
     # cumulated, with room on both sides for the bars beside
     sums, weights = np.zeros(size - begin + 161, np.float32), np.zeros(size - begin + 161, np.float32)
-    thin_sums, thin_weights = np.empty_like(sums), np.empty_like(sums)
     z = np.empty(len(sums), np.float32)
     for slope in range(long):
-        if slope % 8 == 0:
-            cells[:] = 0.0
         _cumulated(planes[0, strip + slope], planes[1, strip + slope], begin, sums, weights)
         for index in range(len(widths)):
             width = widths[index]
             stride = max(1, width // 2)
             if slope % stride:
                 continue
-            count = (len(sums) - 1) // stride
-            for place in range(count + 1):
-                thin_sums[place], thin_weights[place] = sums[place * stride], weights[place * stride]
-            units = width // stride
-            side = 6 if stride == 1 else 4
-            top = _contrast(thin_sums, thin_weights, count, units, side, np.float32(shortest * width), z)
+            thin_sums, thin_weights = sums[::stride].copy(), weights[::stride].copy()
+            units, side = width // stride, 6 if stride == 1 else 4
+            top = _contrast(thin_sums, thin_weights, units, side, np.float32(shortest * width), z)
+            last = len(thin_sums) - 2 - side - units
             if slope % 16 == 0:
-                for place in range(side + 1, count - side - 1 - units, 3):
-                    if z[place] != 0 and abs(z[place]) < 6:
-                        counts[index, int((z[place] + 6.05) * 10)] += 1
-            if top < threshold:
-                continue
-            for place in range(side + 1, count - side - 1 - units):
-                x = place * stride - 80 + begin
-                if z[place] < threshold or x < 0:
-                    continue
-                cell = cells[min((x + width // 2) // 16, len(cells) - 1)]
-                if z[place] > cell[0] and not _step(thin_sums, thin_weights, place, units, side):
-                    cell[0], cell[1], cell[2], cell[3] = z[place], x + 0.5 * (width - 1), slope, index
+                _count(z[side + 1 : last], counts[index])
+            if top > threshold:
+                _keep(thin_sums, thin_weights, z, last, side, width, begin, threshold, slope, index, cells)
         if slope % 8 == 7:
-            for index in range(len(cells)):
-                if cells[index, 0] > 0 and number < len(found):
-                    x = cells[index, 1] - rows
-                    line = found[number]
-                    line[0], line[1], line[2], line[3] = x, strip, x + cells[index, 2], strip + long - 1
-                    line[4], line[5] = widths[int(cells[index, 3])], cells[index, 0]
-                    line[6], line[7] = level, cells[index, 3]
-                    number += 1
+            number = _collect(cells, widths, rows, strip, level, found, number)
+            cells[:] = 0.0
+    return number
+
+
+@njit(cache=True, nogil=True)
+def _count(z: Any, counts: Any) -> None:  # pragma: no cover - compiled
+    """Add every third z to the histogram."""
+    for place in range(0, len(z), 3):
+        if z[place] != 0 and abs(z[place]) < 6:
+            counts[int((z[place] + 6.05) * 10)] += 1
+
+
+@njit(cache=True, nogil=True)
+def _keep(
+    sums: Any,
+    weights: Any,
+    z: Any,
+    last: int,
+    side: int,
+    width: int,
+    begin: int,
+    threshold: float,
+    slope: int,
+    index: int,
+    cells: Any,
+) -> None:  # pragma: no cover - compiled
+    """Keep the best bar of each cell of 16 offsets: z, centre, slope and index of its width."""
+    stride = max(1, width // 2)
+    for place in range(side + 1, last):
+        x = place * stride - 80 + begin
+        if z[place] < threshold or x < 0:
+            continue
+        cell = cells[min((x + width // 2) // 16, len(cells) - 1)]
+        if z[place] > cell[0] and not _step(sums, weights, place, width // stride, side):
+            cell[0], cell[1], cell[2], cell[3] = z[place], x + 0.5 * (width - 1), slope, index
+
+
+@njit(cache=True, nogil=True)
+def _collect(
+    cells: Any, widths: Any, rows: int, strip: int, level: int, found: Any, number: int
+) -> Any:  # pragma: no cover - compiled
+    """Append the cells' lines: x0, y0, x1, y1, width, z, level and index of the width."""
+    for index in range(len(cells)):
+        if cells[index, 0] > 0 and number < len(found):
+            x = cells[index, 1] - rows
+            line = found[number]
+            line[0], line[1], line[2], line[3] = x, strip, x + cells[index, 2], strip + (1 << level) - 1
+            line[4], line[5] = widths[int(cells[index, 3])], cells[index, 0]
+            line[6], line[7] = level, cells[index, 3]
+            number += 1
     return number
 
 
@@ -184,14 +216,12 @@ def _cumulated(signal: Any, weight: Any, begin: int, sums: Any, weights: Any) ->
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _contrast(
-    sums: Any, weights: Any, count: int, width: int, side: int, least: Any, z: Any
-) -> Any:  # pragma: no cover - compiled
+def _contrast(sums: Any, weights: Any, width: int, side: int, least: Any, z: Any) -> Any:  # pragma: no cover - compiled
     """Put the excess of every bar over the bars on both sides, in units of its error, into `z`; returns the top.
 
     A place of gap is left on both sides. z is 0 where too little sky is under the bar or beside it.
     """
-    first, last = side + 1, count - side - 1 - width
+    first, last = side + 1, len(sums) - 2 - side - width
     size = last - first
     # views, so that the loop has one index and runs on vectors
     w0, w1 = weights[first:], weights[first + width :]
@@ -222,4 +252,4 @@ def _step(sums: Any, weights: Any, x: int, width: int, side: int) -> bool:  # pr
     level = (sums[x + width] - sums[x]) / max(weights[x + width] - weights[x], 1e-3)
     before = (sums[x - 1] - sums[x - 1 - side]) / max(weights[x - 1] - weights[x - 1 - side], 1e-3)
     after = (sums[right + side] - sums[right]) / max(weights[right + side] - weights[right], 1e-3)
-    return level - max(before, after) < 0.3 * (level - min(before, after))
+    return bool(level - max(before, after) < 0.3 * (level - min(before, after)))

@@ -18,7 +18,16 @@ from workers.imaging.exposure import FloatImage, MaskImage
 from workers.imaging.masks import MaskPlane
 from workers.isr.state import IsrState
 from workers.isr.trail_binning import Box, FlatSky, flatten
-from workers.isr.trail_checks import fades, is_column, is_even, is_sharp, is_spike, runs_along_axis
+from workers.isr.trail_checks import (
+    ends_inside,
+    fades,
+    is_column,
+    is_even,
+    is_near_axis,
+    is_sharp,
+    is_spike,
+    runs_along_axis,
+)
 from workers.isr.trail_path import Arc, Bars, cut, grow, inside, stretched, sums_along
 from workers.isr.trail_profile import Profile, measure
 from workers.isr.trail_radon import find_lines
@@ -36,7 +45,7 @@ Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
 _BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _BRIGHT_WIDTH = 4  # double bins: haloes are wider
-_FINER = 1.25  # how much clearer a trail must be on the pixels than on the bins
+_CLEARER = (1.25, 1.75, 2.5)  # times the threshold on the pixels, where 0, 1 or 2 ends are inside the image
 _ASPECT = 15.0  # least length over width
 _SHORT = 0.4  # of the detector's side: what is shorter may be a galaxy or a spike
 
@@ -231,11 +240,14 @@ class _Search:
         return np.where(near, self.sky.weight, self.open)
 
     def _is_trail(self, profile: Profile, width: float, weight: FloatImage) -> bool:
-        arc, options = profile.arc, self.options
-        short = arc.length < _SHORT * max(self.image.shape)
-        if profile.snr < _FINER * options.threshold or profile.peak < 1.5 * options.floor:
+        arc, options, side = profile.arc, self.options, max(self.image.shape)
+        inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
+        short = arc.length < _SHORT * side
+        if profile.snr < _CLEARER[inner] * options.threshold or profile.peak < 2.0 * options.floor:
             return False
-        if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or (short and fades(profile)):
+        if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or (short and is_near_axis(arc)):
+            return False
+        if (short or inner == 2) and fades(profile, 0.5 if inner < 2 else 0.6):
             return False
         if runs_along_axis(arc, profile.fwhm, self.boxes) or is_sharp(profile) or profile.fwhm > _WIDEST:
             return False
@@ -255,7 +267,8 @@ class _Search:
             ends.append(reach if min(x, y, width - 1 - x, height - 1 - y) < margin else 0.1 * reach)
         arc = inside(stretched(arc, -ends[0], 1.0 + ends[1]), self.image.shape)
         peak = profile.peak * profile.noise
-        return Trail(*arc.numbers().tolist(), profile.fwhm, peak, profile.snr, profile.half_width)
+        numbers = (profile.fwhm, peak, profile.snr, profile.half_width)
+        return Trail(arc.x0, arc.y0, arc.x1, arc.y1, arc.sagitta, *numbers)
 
     def _close_trail(self, trail: Trail) -> None:
         arc = Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta)

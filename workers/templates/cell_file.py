@@ -8,7 +8,7 @@ import numpy as np
 from astropy.io import fits
 
 from schemas.errors import DataError
-from workers.imaging.fits import card_of, hdus_to_bytes, open_hdus, planes_from_hdus, planes_to_hdus
+from workers.imaging.fits import card_of, hdus_to_buffer, open_hdus, planes_from_hdus, planes_to_hdus
 from workers.imaging.tracts import CellId, Tessellation
 from workers.templates.cell import CellPlan, PlannedInput, TemplateCell
 
@@ -48,7 +48,7 @@ def cell_to_bytes(cell: TemplateCell) -> bytes:
         fits.ImageHDU(cell.psf, name="PSF"),
         fits.BinTableHDU(inputs_table(cell), name="INPUTS"),
     ]
-    return hdus_to_bytes(_header(cell), [*planes, *extra])
+    return bytes(hdus_to_buffer(_header(cell), [*planes, *extra]))
 
 
 def _header(cell: TemplateCell) -> fits.Header:
