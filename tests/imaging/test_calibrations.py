@@ -11,7 +11,6 @@ from workers.imaging.calibration_store import CalibrationStore
 from workers.imaging.calibrations import Calibration, CalibrationSet, make_calibration
 from workers.imaging.exposure import ExposureInfo
 
-
 LAYOUT = "abcdef012345"
 
 

@@ -82,7 +82,8 @@ def test_headers_carry_what_the_header_map_names(written):
     visits = {visit.number: visit for visit in plan_visits(SMALL)}
     for path in (*files.live, *files.calibration["bias"]):
         header = fits.getheader(path)
-        keys = [getattr(camera.header, name).key for name in type(camera.header).model_fields if name not in ("gain", "lamp")]
+        names = set(type(camera.header).model_fields) - {"gain", "lamp"}
+        keys = [getattr(camera.header, name).key for name in names]
         assert all(key in header for key in keys)
         visit = visits[header["EXPID"]]
         assert Time(header["DATE-OBS"], format="isot", scale="utc").tai.mjd == pytest.approx(visit.begin, abs=1e-10)

@@ -172,7 +172,8 @@ def _difference(
     if new.kind == "flat":
         good &= first > 0
         divisor = np.where(good, first, np.float32(1))
-        return np.asarray(second / divisor - 1, np.float32), sigma / divisor, good, bad[0] != bad[1]
+        np.divide(sigma, divisor, out=sigma)
+        return np.asarray(second / divisor - 1, np.float32), sigma, good, bad[0] != bad[1]
     return second - first, sigma, good, bad[0] != bad[1]
 
 

@@ -54,7 +54,7 @@ def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], wid
     return float(np.max(np.convolve(profile, ones) / np.sqrt(np.maximum(np.convolve(weights, ones), 1.0))))
 
 
-def runs_along_axis(arc: Arc, fwhm: float, boxes: Sequence[Box]) -> bool:
+def runs_along_axis(arc: Arc, fwhm: float, boxes: Sequence[Box], shape: tuple[int, ...]) -> bool:
     """Whether the arc (pixels) follows a row or column as bad columns, bleeds and amplifier edges do.
 
     Straight, and tilted by less than a pixel or so from end to end, or by less than its width beside the border of an
@@ -64,18 +64,19 @@ def runs_along_axis(arc: Arc, fwhm: float, boxes: Sequence[Box]) -> bool:
     tilt = min(dx, dy) + abs(arc.sagitta)
     if tilt < max(1.5, 0.4 * min(fwhm, 10.0)):
         return True
-    reach = 3.0 * fwhm + 8.0
-    if tilt > 3.5 * fwhm:
+    reach = min(3.0 * fwhm + 8.0, 50.0)
+    if tilt > min(3.5 * fwhm, 40.0):
         return False
     ends = (arc.x0, arc.x1) if dy >= dx else (arc.y0, arc.y1)
     borders = [edge for box in boxes for edge in (box[2:] if dy >= dx else box[:2])]
-    return any(max(abs(end - edge) for end in ends) < reach for edge in borders)
+    size = shape[1] if dy >= dx else shape[0]
+    return any(max(abs(end - edge) for end in ends) < reach for edge in borders if 0 < edge < size)
 
 
 def is_near_axis(arc: Arc) -> bool:
-    """Whether it is tilted by less than 6 degrees from rows or columns."""
+    """Whether it is tilted by less than 3.5 degrees from rows or columns."""
     dx, dy = abs(arc.x1 - arc.x0), abs(arc.y1 - arc.y0)
-    return bool(min(dx, dy) < 0.1 * max(dx, dy))
+    return bool(min(dx, dy) < 0.06 * max(dx, dy))
 
 
 def ends_inside(arc: Arc, shape: tuple[int, ...], margin: float) -> int:
@@ -125,8 +126,9 @@ def fades(profile: Profile, ratio: float) -> bool:
 def is_spike(sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float) -> bool:
     """Whether the light along the arc (bins) falls off with the distance from very bright stars on it.
 
-    A spike's brightness goes as 1/r² (with 1/r allowed for), a trail's is constant: the constant part of a
-    least-squares fit along the arc, drawn out by its own length where nothing should be, must be significant.
+    A spike's brightness goes as 1/r² (with 1/r allowed for), a trail's is constant. Both are fitted along the arc,
+    drawn out by half its length where nothing should be: it is a spike when the haloes alone fit better than the
+    constant alone and, together with them, the constant is insignificant or a small part.
     """
     longer = stretched(arc, -0.25, 1.25)
     near = _on_path(longer, cores, max(3.0, width))
@@ -149,12 +151,22 @@ def is_spike(sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: 
     design = design / scale[:, None]
     # the scatter of the brightness itself counts, not only the noise of the sky
     inverse = 1.0 / (1.0 / weights[good] + (0.1 * level) ** 2)
-    normal = (design * inverse) @ design.T + 1e-6 * np.eye(len(columns)) * inverse.max()
-    solution = np.linalg.solve(normal, design @ (inverse * level))
-    error = np.sqrt(np.linalg.inv(normal)[0, 0])
-    constant = solution[0] / scale[0]
+    both, chi_both = _least_squares(design, inverse, level)
+    _, chi_constant = _least_squares(design[:1], inverse, level)
+    _, chi_halo = _least_squares(design[1:], inverse, level)
     typical = float(np.median(level[inside[good]]))
-    return bool(solution[0] < 6.0 * error or constant < 0.3 * typical)
+    significance = np.sqrt(max(chi_halo - chi_both, 0.0))  # of the constant
+    weak = both[0] <= 0 or significance < 6.0 or both[0] / scale[0] < 0.3 * typical
+    return bool(weak and chi_halo < chi_constant)
+
+
+def _least_squares(
+    design: NDArray[np.float64], inverse: NDArray[np.float64], level: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return the coefficients of the rows of `design` and the chi-square that is left."""
+    normal = (design * inverse) @ design.T + 1e-9 * np.eye(len(design)) * inverse.max()
+    solution = np.linalg.solve(normal, design @ (inverse * level))
+    return solution, float((inverse * (level - solution @ design) ** 2).sum())
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:

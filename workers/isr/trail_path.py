@@ -76,7 +76,7 @@ class Arc:
 def stretched(arc: Arc, begin: float, end: float) -> Arc:
     """Return the piece of the same parabola from share `begin` to share `end` of the chord."""
     x, y = arc.points(np.array([begin, end]))
-    return Arc(float(x[0]), float(y[0]), float(x[1]), float(y[1]), arc.sagitta * (end - begin) ** 2)
+    return Arc(float(x[0]), float(y[0]), float(x[1]), float(y[1]), float(arc.sagitta * (end - begin) ** 2))
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def grow(bars: Bars, seed: Arc, sagitta: float) -> Arc:
     Each round doubles the length; ends and middle are searched on a grid, and a round whose new pieces hold nothing
     leaves the arc as it is, only longer. `sagitta` (bins) bounds that of an arc as long as the image.
     """
-    arc = bars.searched(seed, (2.0, 1.0), sagitta)
+    bend = min(6.0, max(1.0, sagitta * (seed.length / max(bars.signal.shape)) ** 2))
+    arc = bars.searched(seed, (2.0, float(round(bend))), sagitta)
     for _ in range(12):
         begin, end = -0.5 * _inside(arc.x0, arc.y0, bars.signal), 1.0 + 0.5 * _inside(arc.x1, arc.y1, bars.signal)
         if begin == 0.0 and end == 1.0:

@@ -170,7 +170,7 @@ def _half_width(
         while reach < _HALF and lit[_HALF + sign * reach]:
             reach += 1
         radius = max(radius, float(reach))
-    return max(fwhm, model, radius) + 1.0
+    return float(max(fwhm, model, radius)) + 1.0
 
 
 @njit(cache=True, nogil=True)
@@ -186,7 +186,7 @@ def _strip(
     limit: float,
     sums: Any,
     weights: Any,
-) -> float:  # pragma: no cover - compiled
+) -> Any:  # pragma: no cover - compiled
     """Sum the good pixels near the arc by block and distance, flattened and scaled; returns the mean pixel noise."""
     height, width = image.shape
     rows, columns = background.shape

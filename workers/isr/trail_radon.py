@@ -76,7 +76,7 @@ def _transform(
     planes: Any, levels: int, first: int, widths: Any, threshold: float, shortest: float, height: int
 ) -> Any:  # pragma: no cover - compiled
     """Merge strips level by level; from level `first` on look for bars. Returns lines and histograms of z."""
-    rows, size = planes.shape[2], planes.shape[3]
+    rows = planes.shape[2]
     counts = np.zeros((levels - first + 1, len(widths), 121), np.int64)
     found = np.empty((1 << 14, 8))
     number = 0

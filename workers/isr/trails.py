@@ -39,6 +39,7 @@ __all__ = ["Trail", "apply", "find_trails", "trail_mask"]
 
 _CLIP = 4.0  # sigma of a bin: what one bin may add to a line
 _ROUNDS = 3
+_HIDING = 50.0  # signal to noise of a trail that may hide another beside it: then all lines are looked at again
 _BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
 _NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
@@ -161,7 +162,8 @@ class _Search:
         for _ in range(_ROUNDS):
             known = len(self.trails)
             self._pass(_whole, self.options.threshold)
-            if len(self.trails) in (known, self.options.most):
+            new = self.trails[known:]
+            if len(self.trails) == self.options.most or not any(trail.snr > _HIDING for trail in new):
                 break
         return tuple(sorted(self.trails, key=lambda trail: -trail.snr))
 
@@ -249,7 +251,11 @@ class _Search:
             return False
         if (short or inner == 2) and fades(profile, 0.5 if inner < 2 else 0.6):
             return False
-        if runs_along_axis(arc, profile.fwhm, self.boxes) or is_sharp(profile) or profile.fwhm > _WIDEST:
+        if (
+            runs_along_axis(arc, profile.fwhm, self.boxes, self.image.shape)
+            or is_sharp(profile)
+            or profile.fwhm > _WIDEST
+        ):
             return False
         binned = arc.scaled(1.0 / self.sky.bin)
         if is_column(self.image, self.mask, self.sky, weight, binned) or not is_even(profile, options.threshold):
@@ -290,7 +296,9 @@ def _followed(signal: FloatImage, weight: FloatImage, width: float, seed: Arc, s
     bars = Bars.of(signal, weight, width, seed)
     arc = cut(bars, grow(bars, seed, sagitta), seed)
     arc = cut(bars, bars.searched(arc, (2.0, 1.0), sagitta), arc)
-    return arc, bars.z(arc)
+    again = cut(bars, grow(bars, arc, sagitta), arc)  # from a better bend it may reach farther
+    again = cut(bars, bars.searched(again, (2.0, 1.0), sagitta), again)
+    return max(((arc, bars.z(arc)), (again, bars.z(again))), key=lambda pair: pair[1])
 
 
 def _whole(signal: FloatImage, weight: FloatImage, threshold: float, shortest: float) -> NDArray[np.float64]:

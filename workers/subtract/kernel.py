@@ -31,6 +31,8 @@ _BROAD_SHARE = 0.2
 """Expected share of the broad Gaussian in the kernel's sum: on a stamp it hides in the background."""
 _NOISE_SHARES = (1.0, 0.9, 0.75, 0.5, 0.0)
 """Tried in turn; with faint stars only, taking all of it off can leave a matrix that is not positive."""
+_KEPT_WEIGHT = 0.3
+"""Of the weakest direction's weight: what taking noise off must leave."""
 _MAX_CONDITION = 1e13  # of the diagonally scaled normal matrix; beyond it float64 holds no digit of the solution
 _RIDGE = 1e-12
 _MODEL_ERROR = 0.01  # of the flux in a pixel: keeps a few very bright stars from ruling the fit
@@ -215,15 +217,29 @@ def _solve(grams: StampGrams, terms: _Float, prior: _Float, products: _Float) ->
     """Return coefficients (basis + 1, terms) of the Kronecker-summed normal equations, None if ill-conditioned.
 
     The noise of the convolved image adds to the Gram matrices, which would make the kernel too weak (errors in
-    variables); what it adds on average is known and taken off, as far as the matrix stays positive.
+    variables); what it adds on average is known and taken off, as far as every direction keeps a good part of its
+    weight: one that is left with next to none makes the kernel ring.
     """
     rhs = (grams.rhs.T @ terms).ravel()
+    whole = _kronecker(grams.gram, terms) + np.diag(prior.ravel())
+    weakest = _least_eigenvalue(whole)
     for share in _NOISE_SHARES:
         gram = grams.gram - share * grams.noise[:, None, None] * products
-        solution = _positive_solution(_kronecker(gram, terms) + np.diag(prior.ravel()), rhs)
+        matrix = _kronecker(gram, terms) + np.diag(prior.ravel()) if share else whole
+        if share and _least_eigenvalue(matrix) < _KEPT_WEIGHT * weakest:
+            continue
+        solution = _positive_solution(matrix, rhs)
         if solution is not None:
             return solution.reshape(grams.rhs.shape[1], terms.shape[1])
     return None
+
+
+def _least_eigenvalue(matrix: _Float) -> float:
+    """Return the least eigenvalue of a symmetric matrix scaled to a diagonal of ones; -1 where it can't be."""
+    scale = np.sqrt(np.maximum(np.diag(matrix), 0.0))
+    if not np.all(np.isfinite(matrix)) or np.any(scale <= 0.0):
+        return -1.0
+    return float(np.linalg.eigvalsh(matrix / scale[:, None] / scale[None, :])[0])
 
 
 def _kronecker(gram: _Float, terms: _Float) -> _Float:

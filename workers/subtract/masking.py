@@ -17,12 +17,21 @@ _Bool = NDArray[np.bool_]
 _HALO_FWHM = 1.5
 """Radius of the halo flagged round saturated pixels, in units of the PSF's FWHM."""
 _COPIED = ~int(MaskPlane.DETECTED | MaskPlane.DETECTED_NEGATIVE)
+_GROWN = (
+    MaskPlane.BAD,
+    MaskPlane.CR,
+    MaskPlane.SATURATED,
+    MaskPlane.BLEED,
+    MaskPlane.NO_DATA,
+    MaskPlane.EDGE,
+)
 _TEMPLATE_PLANES = {
     MaskPlane.BAD: MaskPlane.BAD,
     MaskPlane.CR: MaskPlane.BAD,
     MaskPlane.NO_DATA: MaskPlane.NO_DATA,
     MaskPlane.EDGE: MaskPlane.EDGE,
     MaskPlane.SATURATED: MaskPlane.SATURATED_TEMPLATE,
+    MaskPlane.BLEED: MaskPlane.SATURATED_TEMPLATE,
     MaskPlane.SATURATED_TEMPLATE: MaskPlane.SATURATED_TEMPLATE,
     MaskPlane.INJECTED: MaskPlane.INJECTED_TEMPLATE,
     MaskPlane.INJECTED_TEMPLATE: MaskPlane.INJECTED_TEMPLATE,
@@ -84,7 +93,7 @@ def combine_masks(
     """
     grown_by = (0, reach) if convolved_template else (reach, 0)
     mask = science.mask & np.int32(_COPIED)
-    for plane in (MaskPlane.BAD, MaskPlane.CR, MaskPlane.SATURATED, MaskPlane.NO_DATA, MaskPlane.EDGE):
+    for plane in _GROWN:
         mask[grow((science.mask & int(plane)) != 0, grown_by[0])] |= int(plane)
     for plane, name in _TEMPLATE_PLANES.items():
         mask[grow((template.mask & int(plane)) != 0, grown_by[1])] |= int(name)

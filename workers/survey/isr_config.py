@@ -199,7 +199,9 @@ class IsrConfig(_Model):
         "variance",
         "flat",
         "defects",
+        "bleeds",
         "cosmic_rays",
+        "trails",
     )
     gain_source: Literal["camera", "ptc"] = Field(
         "camera", description="gain and read noise: camera.toml's (or the header's), or the measured ones"
