@@ -96,6 +96,21 @@ def test_noise_in_the_convolved_image_does_not_weaken_the_kernel() -> None:
     assert abs(np.mean(centres[::2])) < 0.015
 
 
+def test_no_direction_is_left_without_weight() -> None:
+    """Taking off all of the noise, or what just stays positive, left kernels that were wrong by more than their peak."""
+    truth, nine, worst = true_kernel(), np.full(SHAPE, 9.0), []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        clean, x, y = star_field(rng, 60)
+        clean *= 0.1
+        science = convolve(clean, truth).astype(float) + rng.normal(0, 3.0, SHAPE)
+        grams = stamp_grams((clean + rng.normal(0, 3.0, SHAPE), nine), (science, nine), x, y, BASIS, 9)
+        kernel = fit_kernel(grams, BASIS, 1, SHAPE).kernel
+        errors = [kernel.at(px, py) - truth.at(px, py) for px, py in ((40, 40), (200, 200), (370, 60))]
+        worst.append(np.abs(errors).max())
+    assert max(worst) < 0.35
+
+
 def test_ladder_and_errors() -> None:
     rng = np.random.default_rng(7)
     template, x, y = star_field(rng, 5)
