@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from schemas.errors import DataError
 from workers.calibrate.step_scan import Scan, filled, freedom, night_noise, offsets, projected, projection
@@ -171,7 +171,7 @@ def _noise(values: _Float, errors: _Float, relative: _Float) -> _Float:
 def _threshold(shape: tuple[int, int], settings: ScanSettings) -> float:
     """Return the |z| that as many tries reach by chance with the wanted probability."""
     tries = shape[0] * shape[1] * (settings.longest_excursion + 1)
-    return float(norm.isf(0.5 * settings.false_alarms / tries))
+    return float(-ndtri(0.5 * settings.false_alarms / tries))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from workers.imaging.exposure import FloatImage, MaskImage
 from workers.isr.trail_binning import BLOCKED, Box, FlatSky
@@ -17,6 +18,7 @@ from workers.isr.trail_profile import Profile
 __all__ = ["ends_inside", "fades", "is_column", "is_even", "is_near_axis", "is_sharp", "is_spike", "runs_along_axis"]
 
 _BLOCK = 8.0  # bins
+_STARS = 4  # on one path that are looked at
 _REACH, _ASIDE = 8, 40  # pixels about a line that may be its own, and up to which its surroundings are looked at
 
 
@@ -123,15 +125,19 @@ def fades(profile: Profile, ratio: float) -> bool:
     return len(levels) < 3 or ratio * levels[high] - levels[low] > 2.0 * error
 
 
-def is_spike(sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float) -> bool:
+def is_spike(
+    sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float, brightness: float
+) -> bool:
     """Whether the light along the arc (bins) falls off with the distance from very bright stars on it.
 
     A spike's brightness goes as 1/r² (with 1/r allowed for), a trail's is constant. Both are fitted along the arc,
-    drawn out by half its length where nothing should be: it is a spike when the haloes alone fit better than the
-    constant alone and, together with them, the constant is insignificant or a small part.
+    drawn out by half its length where nothing should be, no part negative: it is a spike when the haloes alone fit
+    better than the constant alone and, together with them, the constant is insignificant or a small part. Only stars
+    ten times as bright as the arc's own bins (`brightness`, sigma of a bin) count, the largest first.
     """
     longer = stretched(arc, -0.25, 1.25)
-    near = _on_path(longer, cores, max(3.0, width))
+    cores = cores[cores[:, 3] > 10.0 * brightness]
+    near = _on_path(longer, cores[np.argsort(-cores[:, 2])], max(3.0, width))[:_STARS]
     if not len(near):
         return False
     signal = (sky.value * weight).astype(np.float32)
@@ -146,27 +152,18 @@ def is_spike(sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: 
     for place in near:
         r = np.maximum(np.abs(share[good] - place) * longer.length, 2.0)
         columns += [1.0 / r, 1.0 / r**2]
-    design = np.stack(columns)
-    scale = np.sqrt((design**2).sum(1))
-    design = design / scale[:, None]
     # the scatter of the brightness itself counts, not only the noise of the sky
-    inverse = 1.0 / (1.0 / weights[good] + (0.1 * level) ** 2)
-    both, chi_both = _least_squares(design, inverse, level)
-    _, chi_constant = _least_squares(design[:1], inverse, level)
-    _, chi_halo = _least_squares(design[1:], inverse, level)
+    error = np.sqrt(1.0 / weights[good] + (0.1 * level) ** 2)
+    design = (np.stack(columns) / error).T
+    scale = np.sqrt((design**2).sum(0))
+    design, target = design / scale, level / error
+    both, rest = nnls(design, target)
+    _, rest_constant = nnls(design[:, :1], target)
+    _, rest_halo = nnls(design[:, 1:], target)
     typical = float(np.median(level[inside[good]]))
-    significance = np.sqrt(max(chi_halo - chi_both, 0.0))  # of the constant
-    weak = both[0] <= 0 or significance < 6.0 or both[0] / scale[0] < 0.3 * typical
-    return bool(weak and chi_halo < chi_constant)
-
-
-def _least_squares(
-    design: NDArray[np.float64], inverse: NDArray[np.float64], level: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """Return the coefficients of the rows of `design` and the chi-square that is left."""
-    normal = (design * inverse) @ design.T + 1e-9 * np.eye(len(design)) * inverse.max()
-    solution = np.linalg.solve(normal, design @ (inverse * level))
-    return solution, float((inverse * (level - solution @ design) ** 2).sum())
+    significance = np.sqrt(max(rest_halo**2 - rest**2, 0.0))  # of the constant
+    weak = significance < 6.0 or both[0] / scale[0] < 0.3 * typical
+    return bool(weak and rest_halo < rest_constant)
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:

@@ -26,8 +26,8 @@ def find_lines(signal: FloatImage, weight: FloatImage, threshold: float, shortes
 
     `signal` is weight times value, `weight` its inverse variance, float32 of shape (height, width). The excess of a
     bar over the bars beside it, in units of its error, must be larger than `threshold`, and larger than that times
-    the scatter of all excesses of that length and width (confusion); the bar must hold `shortest` bins' length of
-    good sky. At most one line per cell of 8 slopes and 16 offsets.
+    the scatter of all excesses of that length and width (confusion); the bar must be `shortest` bins long, half
+    of it good sky. At most one line per cell of 8 slopes and 16 offsets.
     """
     found = []
     for turned in (False, True):
@@ -55,7 +55,7 @@ def _quadrant(signal: FloatImage, weight: FloatImage, threshold: float, shortest
     first = max(levels - _LEVELS + 1, int(np.ceil(np.log2(shortest))))
     if first > levels:
         return np.empty((0, 6))
-    found, counts = _transform(planes, levels, first, _WIDTHS, 0.9 * threshold, shortest, height)
+    found, counts = _transform(planes, levels, first, _WIDTHS, 0.9 * threshold, 0.5 * shortest, height)
     scatter = _scatter(counts)
     level, size = found[:, 6].astype(int) - first, found[:, 7].astype(int)
     found[:, 5] /= np.maximum(scatter[level, size], 1.0)

@@ -30,7 +30,7 @@ class Sources:
     weight: FloatImage
     """Of the binned sky, 0 inside sources."""
     cores: NDArray[np.float64]
-    """x, y and radius (bins) of the very bright, whose diffraction spikes look like trails; shape (n, 3)."""
+    """x, y, radius (bins) and top (sigma) of the very bright, whose spikes look like trails; shape (n, 4)."""
     tangled: NDArray[np.bool_]
     """Bins blocked for patches so long that a bright trail may be part of them."""
     pieces: NDArray[np.bool_]
@@ -66,10 +66,10 @@ def block_sources(sky: FlatSky) -> Sources:
 
 
 def _cores(bright: FloatImage) -> NDArray[np.float64]:
-    """Return x, y and radius (bins) of the very bright patches."""
+    """Return x, y, radius (bins) and top (sigma) of the very bright patches."""
     patches, number = label(bright > _CORE, _AROUND)
-    area, _, x, y = _shapes(patches, bright, number)[:4, 1:]
-    return np.stack([x / area, y / area, np.sqrt(area / np.pi)], axis=1)
+    area, top, x, y = _shapes(patches, bright, number)[:4, 1:]
+    return np.stack([x / area, y / area, np.sqrt(area / np.pi), top], axis=1)
 
 
 def _lengths(shape: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

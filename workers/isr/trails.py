@@ -44,6 +44,7 @@ _BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
 _NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
 _BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
+_WIDE = 15.0  # pixels of FWHM from which the background makes faint trails
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _BRIGHT_WIDTH = 4  # double bins: haloes are wider
 _CLEARER = (1.25, 1.75, 2.5)  # times the threshold on the pixels, where 0, 1 or 2 ends are inside the image
@@ -179,7 +180,7 @@ class _Search:
             lines = lines[1:]
             if len(lines):
                 sums, weights = sums_along(self.signal, self.weight, lines)
-                lines = lines[(weights >= 0.9 * self.shortest * lines[:, 4]) & (sums > threshold * np.sqrt(weights))]
+                lines = lines[(weights >= 0.4 * self.shortest * lines[:, 4]) & (sums > threshold * np.sqrt(weights))]
 
     def _try(self, line: NDArray[np.float64]) -> None:
         """Follow one candidate; whatever it is, it is not looked at again."""
@@ -201,7 +202,7 @@ class _Search:
         profile = measure(
             self.image, self.mask, self.sky, weight, arc.scaled(side), width * side, brightness, self.options.floor
         )
-        if self._is_trail(profile, width, weight):
+        if self._is_trail(profile, width, weight, brightness):
             trail = self._trail(profile)
             self.trails.append(trail)
             self._close_trail(trail)
@@ -241,11 +242,14 @@ class _Search:
         near &= self.sky.value < 2.5 * brightness
         return np.where(near, self.sky.weight, self.open)
 
-    def _is_trail(self, profile: Profile, width: float, weight: FloatImage) -> bool:
+    def _is_trail(self, profile: Profile, width: float, weight: FloatImage, brightness: float) -> bool:
         arc, options, side = profile.arc, self.options, max(self.image.shape)
         inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
         short = arc.length < _SHORT * side
-        if profile.snr < _CLEARER[inner] * options.threshold or profile.peak < 2.0 * options.floor:
+        if (
+            profile.snr < _CLEARER[inner] * options.threshold
+            or profile.peak < (2.0 if profile.fwhm > _WIDE else 1.0) * options.floor
+        ):
             return False
         if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or (short and is_near_axis(arc)):
             return False
@@ -260,7 +264,7 @@ class _Search:
         binned = arc.scaled(1.0 / self.sky.bin)
         if is_column(self.image, self.mask, self.sky, weight, binned) or not is_even(profile, options.threshold):
             return False
-        return not is_spike(self.sky, weight, self.sources.cores, binned, width)
+        return not is_spike(self.sky, weight, self.sources.cores, binned, width, brightness)
 
     def _trail(self, profile: Profile) -> Trail:
         """Return the record; ends near the border are drawn out to it."""
