@@ -169,8 +169,11 @@ def test_every_candidate_is_told_with_its_reasons(tmp_path) -> None:
 
 def test_what_is_in_quarantine_serves_nobody(tmp_path) -> None:
     store = CalibrationStore(tmp_path)
-    path = store.save(master(), quarantine=True)
+    path = store.aside.save(master())
     assert path.parent.name == "quarantine"
     assert store.entries() == []
     with pytest.raises(ConfigurationError, match="there is none at all"):
         store.select(info(), ["bias"], LAYOUT)
+    assert store.accept(master().id).parent == store.root
+    assert store.select(info(), ["bias"], LAYOUT).ids() == {"bias": master().id}
+    assert store.aside.entries() == []

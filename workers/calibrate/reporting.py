@@ -25,7 +25,7 @@ def write_report(survey: Survey, path: Path) -> Path:
     """Write the page of all masters, those in quarantine among them; raises DataError where there is none."""
     store = open_store(survey)
     masters = [store.load(entry.id) for entry in store.entries()]
-    aside = [store.load_quarantined(name) for name in store.quarantined()]
+    aside = [store.aside.load(entry.id) for entry in store.aside.entries()]
     if not masters and not aside:
         raise DataError(f"there are no masters in {store.root}; make some with `skydelta calibrate`")
     series = [load_series(file) for file in sorted((survey.calibrations / "periods").glob("*.json"))]

@@ -154,7 +154,8 @@ def _kept(master: Calibration, survey: Survey, store: CalibrationStore, between:
     detector = survey.camera.detector(master.detector)
     limit = limit_of(master.kind, survey.config.calibrate)
     verdict = certify(master, previous_of(master, store), detector, between=between, limit=limit)
-    store.save(master, quarantine=survey.config.calibrate.quarantine and not verdict.certified)
+    refused = survey.config.calibrate.quarantine and not verdict.certified
+    (store.aside if refused else store).save(master)
     return Made(master, verdict)
 
 

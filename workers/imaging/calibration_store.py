@@ -45,28 +45,22 @@ class CalibrationStore:
         self._loaded: dict[str, Calibration] = {}
         self._lock = Lock()
 
-    def save(self, calibration: Calibration, *, quarantine: bool = False) -> Path:
+    @property
+    def aside(self) -> CalibrationStore:
+        """The masters in quarantine, a store of its own."""
+        return CalibrationStore(self.root / _QUARANTINE)
+
+    def save(self, calibration: Calibration) -> Path:
         """Write the master as ``<id>.fits``, complete or not at all; saving it again changes nothing."""
-        folder = self.root / _QUARANTINE if quarantine else self.root
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{calibration.id}.fits"
+        path = self.root / f"{calibration.id}.fits"
         if not path.exists():
             write_atomically(path, calibration_to_bytes(calibration))
         return path
 
-    def quarantined(self) -> list[str]:
-        """Return the ids of the masters that were put aside, sorted."""
-        return sorted(path.stem for path in (self.root / _QUARANTINE).glob("*.fits"))
-
-    def load_quarantined(self, name: str) -> Calibration:
-        """Return a master that was put aside; raises DataError where it is not there."""
-        path = self.root / _QUARANTINE / f"{name}.fits"
-        return calibration_from_bytes(_bytes_of(path), str(path))
-
     def accept(self, name: str) -> Path:
         """Take a master out of quarantine; raises DataError where it is not there."""
-        path = self.save(self.load_quarantined(name))
-        (self.root / _QUARANTINE / f"{name}.fits").unlink()
+        path = self.save(self.aside.load(name))
+        (self.aside.root / path.name).unlink()
         return path
 
     def load(self, name: str) -> Calibration:
