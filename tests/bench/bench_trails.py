@@ -115,9 +115,7 @@ def false_ones(number, first, size):
             print("  ", seed, trail, flush=True)
         if (seed - first) % 50 == 49:
             print("  ", seed - first + 1, "detectors,", wrong, "with a trail", flush=True)
-    print(
-        f"{number} detectors of {size}²: {wrong} with a trail; CPU {np.median(seconds):.2f} s, {max(seconds):.2f}"
-    )
+    print(f"{number} detectors of {size}²: {wrong} with a trail; CPU {np.median(seconds):.2f} s, {max(seconds):.2f}")
 
 
 def peer():

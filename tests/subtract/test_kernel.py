@@ -97,7 +97,7 @@ def test_noise_in_the_convolved_image_does_not_weaken_the_kernel() -> None:
 
 
 def test_no_direction_is_left_without_weight() -> None:
-    """Taking off all of the noise, or what just stays positive, left kernels that were wrong by more than their peak."""
+    """Taking off all of the noise, or what just stays positive, left kernels wrong by more than their own peak."""
     truth, nine, worst = true_kernel(), np.full(SHAPE, 9.0), []
     for seed in range(12):
         rng = np.random.default_rng(seed)
