@@ -14,7 +14,7 @@ from pathlib import Path
 from schemas.errors import DataError, SkydeltaError
 from workers.calibrate.worker import make_masters
 from workers.ingest.open import open_ingest
-from workers.isr.worker import calibrate_file
+from workers.isr.worker import calibrate_file, compile_steps
 from workers.night import ALL, Role, run_roles
 from workers.score.training import train_classifier
 from workers.simulate.pipeline import SurveyFiles, write_survey
@@ -24,6 +24,9 @@ from workers.templates.pipeline import build
 from workers.templates.store import TemplateStore
 
 __all__ = ["DemoRun", "run_demo"]
+
+_COMPILED_APART = (("cosmic_rays",), ("bleeds", "trails"))
+"""Steps that one process leaves to the other where nothing is compiled yet."""
 
 Say = Callable[[str], None]
 
@@ -90,6 +93,7 @@ def _calibrated(root: Path, paths: Iterable[Path], workers: int) -> list[Path]:
         done = [calibrate_file(str(root), path) for path in raws]
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            list(pool.map(compile_steps, [str(root)] * 2, raws[:2], _COMPILED_APART))
             done = list(pool.map(calibrate_file, [str(root)] * len(raws), raws))
     failed = [f"{result.raw.name}: {result.error}" for result in done if result.path is None]
     if failed:

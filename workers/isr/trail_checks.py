@@ -18,6 +18,7 @@ from workers.isr.trail_profile import Profile
 __all__ = ["ends_inside", "fades", "is_column", "is_even", "is_near_axis", "is_sharp", "is_spike", "runs_along_axis"]
 
 _BLOCK = 8.0  # bins
+_SPIKE = 12.0  # radii of a star up to which its spikes matter
 _STARS = 4  # on one path that are looked at
 _REACH, _ASIDE = 8, 40  # pixels about a line that may be its own, and up to which its surroundings are looked at
 
@@ -56,7 +57,7 @@ def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], wid
     return float(np.max(np.convolve(profile, ones) / np.sqrt(np.maximum(np.convolve(weights, ones), 1.0))))
 
 
-def runs_along_axis(arc: Arc, fwhm: float, boxes: Sequence[Box], shape: tuple[int, ...]) -> bool:
+def runs_along_axis(arc: Arc, fwhm: float, faint: bool, boxes: Sequence[Box], shape: tuple[int, ...]) -> bool:
     """Whether the arc (pixels) follows a row or column as bad columns, bleeds and amplifier edges do.
 
     Straight, and tilted by less than a pixel or so from end to end, or by less than its width beside the border of an
@@ -66,8 +67,8 @@ def runs_along_axis(arc: Arc, fwhm: float, boxes: Sequence[Box], shape: tuple[in
     tilt = min(dx, dy) + abs(arc.sagitta)
     if tilt < max(1.5, 0.4 * min(fwhm, 10.0)):
         return True
-    reach = min(3.0 * fwhm + 8.0, 50.0)
-    if tilt > min(3.5 * fwhm, 40.0):
+    reach = 3.0 * fwhm + 8.0 if faint else min(3.0 * fwhm + 8.0, 50.0)
+    if tilt > (3.5 * fwhm if faint else min(3.5 * fwhm, 40.0)):
         return False
     ends = (arc.x0, arc.x1) if dy >= dx else (arc.y0, arc.y1)
     borders = [edge for box in boxes for edge in (box[2:] if dy >= dx else box[:2])]
@@ -167,7 +168,10 @@ def is_spike(
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:
-    """Return where along the arc (share of its chord) stars lie within `reach` or their radius of it."""
+    """Return where along the arc (share of its chord) stars lie within `reach` or about their radius of it.
+
+    Beyond its ends too, as far as the spikes of a star of that size go.
+    """
     if not len(cores):
         return []
     dx, dy = arc.x1 - arc.x0, arc.y1 - arc.y0
@@ -175,7 +179,9 @@ def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:
     along = ((cores[:, 0] - arc.x0) * dx + (cores[:, 1] - arc.y0) * dy) / long**2
     across = (-(cores[:, 0] - arc.x0) * dy + (cores[:, 1] - arc.y0) * dx) / long
     off = np.abs(across - 4 * arc.sagitta * along * (1 - along))
-    return [float(place) for place in along[(off < np.maximum(reach, cores[:, 2])) & (along > -0.2) & (along < 1.2)]]
+    far = np.maximum(-along, along - 1.0) * long
+    near = (off < np.maximum(reach, 1.5 * cores[:, 2] + 2.0)) & (far < np.maximum(_SPIKE * cores[:, 2], 0.1 * long))
+    return [float(place) for place in along[near]]
 
 
 @njit(cache=True, nogil=True)

@@ -44,12 +44,14 @@ _BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
 _NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
 _BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
-_WIDE = 15.0  # pixels of FWHM from which the background makes faint trails
+_FAINT = 0.35  # sigma of a pixel below which a wide trail beside an amplifier's border is doubted
+_LEAST = 0.55  # signal to noise over the root of the length of what does not cross the detector
+_WIDE = 10.0  # pixels of FWHM from which the background makes faint trails
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _BRIGHT_WIDTH = 4  # double bins: haloes are wider
 _CLEARER = (1.25, 1.75, 2.5)  # times the threshold on the pixels, where 0, 1 or 2 ends are inside the image
 _ASPECT = 15.0  # least length over width
-_SHORT = 0.4  # of the detector's side: what is shorter may be a galaxy or a spike
+_SHORT = 0.5  # of the detector's side: what is shorter may be a galaxy or a spike
 
 
 @dataclass(frozen=True)
@@ -243,28 +245,33 @@ class _Search:
         return np.where(near, self.sky.weight, self.open)
 
     def _is_trail(self, profile: Profile, width: float, weight: FloatImage, brightness: float) -> bool:
-        arc, options, side = profile.arc, self.options, max(self.image.shape)
+        arc, shape, options = profile.arc, self.image.shape, self.options
+        if not self._is_clear(profile) or is_sharp(profile) or not is_even(profile, options.threshold):
+            return False
+        if runs_along_axis(arc, profile.fwhm, profile.peak < _FAINT, self.boxes, shape):
+            return False
+        binned = arc.scaled(1.0 / self.sky.bin)
+        if is_column(self.image, self.mask, self.sky, weight, binned):
+            return False
+        return not is_spike(self.sky, weight, self.sources.cores, binned, width, brightness)
+
+    def _is_clear(self, profile: Profile) -> bool:
+        """Whether it is as long, narrow, strong and steady as asked of its kind.
+
+        What does not cross the detector, or cuts a corner only, must be clearer: there spikes and galaxies abound.
+        """
+        arc, options, size = profile.arc, self.options, max(self.image.shape)
         inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
-        short = arc.length < _SHORT * side
-        if (
-            profile.snr < _CLEARER[inner] * options.threshold
-            or profile.peak < (2.0 if profile.fwhm > _WIDE else 1.0) * options.floor
-        ):
+        short = arc.length < _SHORT * size
+        least = _CLEARER[inner] * options.threshold
+        if inner or short:
+            least = max(least, _LEAST * float(np.sqrt(arc.length)))
+        faintest = (2.0 if profile.fwhm > _WIDE else 1.0) * options.floor
+        if profile.snr < least or profile.peak < faintest or profile.fwhm > _WIDEST:
             return False
         if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or (short and is_near_axis(arc)):
             return False
-        if (short or inner == 2) and fades(profile, 0.5 if inner < 2 else 0.6):
-            return False
-        if (
-            runs_along_axis(arc, profile.fwhm, self.boxes, self.image.shape)
-            or is_sharp(profile)
-            or profile.fwhm > _WIDEST
-        ):
-            return False
-        binned = arc.scaled(1.0 / self.sky.bin)
-        if is_column(self.image, self.mask, self.sky, weight, binned) or not is_even(profile, options.threshold):
-            return False
-        return not is_spike(self.sky, weight, self.sources.cores, binned, width, brightness)
+        return not ((short or inner == 2) and fades(profile, 0.5 if inner < 2 else 0.6))
 
     def _trail(self, profile: Profile) -> Trail:
         """Return the record; ends near the border are drawn out to it."""

@@ -16,13 +16,13 @@ from workers.imaging.fits import write_exposure
 from workers.imaging.reference import ReferenceCatalogue, load_reference
 from workers.ingest.pipeline import read_exposure, read_info
 from workers.isr.masters import masters_for, open_store
-from workers.isr.pipeline import remove_signature
+from workers.isr.pipeline import apply_steps, remove_signature
 from workers.isr.snaps import combine_snaps
 from workers.items import CalexpItem, RawItem
 from workers.survey.config import Survey, load_survey
 from workers.templates.calexps import read_entry
 
-__all__ = ["CalibratedFile", "IsrStage", "calexp_path", "calibrate_file", "paired"]
+__all__ = ["CalibratedFile", "IsrStage", "calexp_path", "calibrate_file", "compile_steps", "paired"]
 
 
 def calexp_path(survey: Survey, info: ExposureInfo) -> Path:
@@ -119,6 +119,19 @@ def calibrate_file(folder: str, raw: Path, output: Path | None = None, second: P
         path = output if output.suffix else output / path.name
     write_exposure(path, exposure)
     return CalibratedFile(raw, path, {name: exposure.metrics[name] for name in _SHOWN if name in exposure.metrics})
+
+
+def compile_steps(folder: str, raw: Path, without: tuple[str, ...]) -> None:
+    """Take a raw file through the survey's steps except some, for the sake of their loops: compiled once, then on disk.
+
+    Processes that start together on a new machine would each compile all of them, half a minute long.
+    """
+    survey = load_survey(Path(folder))
+    config = survey.config.isr
+    steps = tuple(name for name in config.steps if name not in without)
+    frame = read_exposure(raw.read_bytes(), raw.name, survey.camera)
+    masters = masters_for(frame.info, survey.camera, open_store(survey), config, steps)
+    apply_steps(frame, survey.camera, masters, config, steps)
 
 
 def paired(paths: Sequence[Path], survey: Survey) -> list[tuple[Path, Path]]:
