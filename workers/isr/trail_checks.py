@@ -94,10 +94,11 @@ def is_sharp(profile: Profile) -> bool:
     return profile.fwhm < 1.7 or max(profile.sides) - min(profile.sides) > 0.5
 
 
-def is_even(profile: Profile, threshold: float) -> bool:
+def is_even(profile: Profile, threshold: float, share: float) -> bool:
     """Whether the light is spread along the path and not the work of a few places on it.
 
-    The brightest fifth of its blocks is left out; what remains must still be significant and not much fainter.
+    The brightest fifth of its blocks is left out; what remains must still be significant and at least `share` as bright
+    as the whole.
     """
     known = np.isfinite(profile.blocks)
     blocks, inverse = profile.blocks[known], profile.errors[known] ** -2.0
@@ -108,7 +109,7 @@ def is_even(profile: Profile, threshold: float) -> bool:
     kept = order[: len(order) - max(1, len(order) // 5)]
     rest = float((blocks[kept] * inverse[kept]).sum() / inverse[kept].sum())
     z = rest * np.sqrt(float(inverse[kept].sum()))
-    return mean > 0 and rest > 0.25 * mean and z > 0.5 * threshold
+    return mean > 0 and rest > share * mean and z > 0.5 * threshold
 
 
 def fades(profile: Profile, ratio: float) -> bool:
@@ -127,14 +128,21 @@ def fades(profile: Profile, ratio: float) -> bool:
 
 
 def is_spike(
-    sky: FlatSky, weight: FloatImage, cores: NDArray[np.float64], arc: Arc, width: float, brightness: float
+    sky: FlatSky,
+    weight: FloatImage,
+    cores: NDArray[np.float64],
+    arc: Arc,
+    width: float,
+    brightness: float,
+    crossing: bool,
 ) -> bool:
     """Whether the light along the arc (bins) falls off with the distance from very bright stars on it.
 
     A spike's brightness goes as 1/r² (with 1/r allowed for), a trail's is constant. Both are fitted along the arc,
     drawn out by half its length where nothing should be, no part negative: it is a spike when the haloes alone fit
-    better than the constant alone and, together with them, the constant is insignificant or a small part. Only stars
-    ten times as bright as the arc's own bins (`brightness`, sigma of a bin) count, the largest first.
+    better than the constant alone and, together with them, the constant is insignificant or a small part; the latter
+    suffices where the arc does not cross the detector (`crossing`). Only stars ten times as bright as the arc's own
+    bins (`brightness`, sigma of a bin) count, the largest first.
     """
     longer = stretched(arc, -0.25, 1.25)
     cores = cores[cores[:, 3] > 10.0 * brightness]
@@ -164,7 +172,7 @@ def is_spike(
     typical = float(np.median(level[inside[good]]))
     significance = np.sqrt(max(rest_halo**2 - rest**2, 0.0))  # of the constant
     weak = significance < 6.0 or both[0] / scale[0] < 0.3 * typical
-    return bool(weak and rest_halo < rest_constant)
+    return bool(weak and (rest_halo < rest_constant or not crossing))
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:

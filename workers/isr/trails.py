@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
@@ -49,7 +51,7 @@ _LEAST = 0.55  # signal to noise over the root of the length of what does not cr
 _WIDE = 10.0  # pixels of FWHM from which the background makes faint trails
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _BRIGHT_WIDTH = 4  # double bins: haloes are wider
-_CLEARER = (1.25, 1.75, 2.5)  # times the threshold on the pixels, where 0, 1 or 2 ends are inside the image
+_CLEARER = (2.0, 1.75, 2.5)  # times the threshold on the pixels, by the ends inside the image
 _ASPECT = 15.0  # least length over width
 _SHORT = 0.5  # of the detector's side: what is shorter may be a galaxy or a spike
 
@@ -123,16 +125,25 @@ def trail_mask(trails: Sequence[Trail], shape: tuple[int, int]) -> NDArray[np.bo
 def _cover(plane: NDArray[np.bool_], arc: Arc, half: float) -> None:
     """Set the pixels within `half` of the arc, by runs along the lesser axis."""
     dx, dy = arc.x1 - arc.x0, arc.y1 - arc.y0
-    steep = abs(dy) >= abs(dx)
-    target = plane if steep else plane.T
     x, y = arc.points(np.linspace(0.0, 1.0, int(2 * arc.length) + 2))
-    major, minor = (y, x) if steep else (x, y)
-    room = half * arc.length / max(abs(dx), abs(dy), 1e-9)
-    rows = np.floor(major + 0.5).astype(int)
-    for row, first in zip(*np.unique(rows, return_index=True), strict=True):
-        if 0 <= row < target.shape[0]:
-            low, high = int(np.ceil(minor[first] - room)), int(np.floor(minor[first] + room)) + 1
-            target[row, max(low, 0) : max(high, 0)] = True
+    _fill(plane, x, y, half * arc.length / max(abs(dx), abs(dy), 1e-9), abs(dy) >= abs(dx))
+
+
+@njit(cache=True, nogil=True)
+def _fill(plane: Any, xs: Any, ys: Any, room: float, steep: bool) -> None:  # pragma: no cover - compiled
+    """Set the runs of `room` on each side of the points, along rows where steep, else along columns."""
+    height, width = plane.shape
+    for index in range(len(xs)):
+        if steep:
+            row = int(np.floor(ys[index] + 0.5))
+            if 0 <= row < height:
+                low, high = int(np.ceil(xs[index] - room)), int(np.floor(xs[index] + room)) + 1
+                plane[row, max(low, 0) : max(high, 0)] = True
+        else:
+            column = int(np.floor(xs[index] + 0.5))
+            if 0 <= column < width:
+                low, high = int(np.ceil(ys[index] - room)), int(np.floor(ys[index] + room)) + 1
+                plane[max(low, 0) : max(high, 0), column] = True
 
 
 class _Search:
@@ -190,17 +201,17 @@ class _Search:
         if is_column(self.image, self.mask, self.sky, self.weight, seed):
             column = stretched(seed, -8.0, 9.0)
             self._close(column, width + 1.0)
-            self._shut(self.open, column, width)
+            self._close(column, width, self.open)
             return
         sagitta = self.options.sagitta / side
-        arc, z = _followed(self.signal, self.weight, width, seed, sagitta)
+        arc, z = _followed(self.signal, self.weight, width, seed, sagitta, self.options.threshold)
         if z < self.options.threshold:
             self._refuse(seed, arc, width)
             return
         brightness = self._brightness(arc)
         weight = self._opened(arc, brightness, width)
         if weight is not self.open:
-            arc, z = _followed(self._clipped(weight), weight, width, arc, sagitta)
+            arc, z = _followed(self._clipped(weight), weight, width, arc, sagitta, 0.0)
         profile = measure(
             self.image, self.mask, self.sky, weight, arc.scaled(side), width * side, brightness, self.options.floor
         )
@@ -246,32 +257,44 @@ class _Search:
 
     def _is_trail(self, profile: Profile, width: float, weight: FloatImage, brightness: float) -> bool:
         arc, shape, options = profile.arc, self.image.shape, self.options
-        if not self._is_clear(profile) or is_sharp(profile) or not is_even(profile, options.threshold):
+        crossing = self._crosses(arc)
+        if not self._is_clear(profile) or is_sharp(profile):
+            return False
+        if not is_even(profile, options.threshold, 0.25 if crossing else 0.65):
             return False
         if runs_along_axis(arc, profile.fwhm, profile.peak < _FAINT, self.boxes, shape):
             return False
         binned = arc.scaled(1.0 / self.sky.bin)
         if is_column(self.image, self.mask, self.sky, weight, binned):
             return False
-        return not is_spike(self.sky, weight, self.sources.cores, binned, width, brightness)
+        return not is_spike(self.sky, weight, self.sources.cores, binned, width, brightness, crossing)
+
+    def _crosses(self, arc: Arc) -> bool:
+        """Whether it goes from border to border, and does not cut a corner only."""
+        inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
+        return inner == 0 and arc.length >= _SHORT * max(self.image.shape)
 
     def _is_clear(self, profile: Profile) -> bool:
         """Whether it is as long, narrow, strong and steady as asked of its kind.
 
         What does not cross the detector, or cuts a corner only, must be clearer: there spikes and galaxies abound.
         """
-        arc, options, size = profile.arc, self.options, max(self.image.shape)
+        arc, options = profile.arc, self.options
+        if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or profile.fwhm > _WIDEST:
+            return False
+        wide = profile.fwhm > _WIDE
+        faintest = (2.0 if wide else 1.0) * options.floor
+        if wide and is_near_axis(arc):
+            faintest = _FAINT
+        if profile.peak < faintest:
+            return False
+        if self._crosses(arc):
+            return profile.snr > _CLEARER[0] * options.threshold
         inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
-        short = arc.length < _SHORT * size
-        least = _CLEARER[inner] * options.threshold
-        if inner or short:
-            least = max(least, _LEAST * float(np.sqrt(arc.length)))
-        faintest = (2.0 if profile.fwhm > _WIDE else 1.0) * options.floor
-        if profile.snr < least or profile.peak < faintest or profile.fwhm > _WIDEST:
+        short = arc.length < _SHORT * max(self.image.shape)
+        if profile.snr < max(_CLEARER[inner] * options.threshold, _LEAST * float(np.sqrt(arc.length))):
             return False
-        if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or (short and is_near_axis(arc)):
-            return False
-        return not ((short or inner == 2) and fades(profile, 0.5 if inner < 2 else 0.6))
+        return not (short and is_near_axis(arc)) and not fades(profile, 0.5 if inner < 2 else 0.6)
 
     def _trail(self, profile: Profile) -> Trail:
         """Return the record; ends near the border are drawn out to it."""
@@ -291,22 +314,23 @@ class _Search:
         arc = Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta)
         self._close(arc.scaled(1.0 / self.sky.bin), trail.half_width / self.sky.bin + 1.0)
 
-    def _close(self, arc: Arc, half: float) -> None:
-        """Take the bins within `half` of the arc, drawn out a little, out of the sums."""
-        self._shut(self.weight, arc, half)
-        self._shut(self.signal, arc, half)
-
-    def _shut(self, plane: FloatImage, arc: Arc, half: float) -> None:
-        gone = np.zeros(plane.shape, bool)
+    def _close(self, arc: Arc, half: float, *planes: FloatImage) -> None:
+        """Take the bins within `half` of the arc, drawn out a little, out of the sums (or of `planes`)."""
+        gone = np.zeros(self.weight.shape, bool)
         _cover(gone, stretched(arc, -0.05, 1.05), half)
-        plane[gone] = 0.0
+        for plane in planes or (self.weight, self.signal):
+            plane[gone] = 0.0
 
 
-def _followed(signal: FloatImage, weight: FloatImage, width: float, seed: Arc, sagitta: float) -> tuple[Arc, float]:
-    """Return the lit arc through `seed` and its signal to noise."""
+def _followed(
+    signal: FloatImage, weight: FloatImage, width: float, seed: Arc, sagitta: float, least: float
+) -> tuple[Arc, float]:
+    """Return the lit arc through `seed` and its signal to noise (0 where that is under `least`)."""
     bars = Bars.of(signal, weight, width, seed)
     arc = cut(bars, grow(bars, seed, sagitta), seed)
     arc = cut(bars, bars.searched(arc, (2.0, 1.0), sagitta), arc)
+    if bars.z(arc) < least:
+        return arc, 0.0
     again = cut(bars, grow(bars, arc, sagitta), arc)  # from a better bend it may reach farther
     again = cut(bars, bars.searched(again, (2.0, 1.0), sagitta), again)
     return max(((arc, bars.z(arc)), (again, bars.z(again))), key=lambda pair: pair[1])
