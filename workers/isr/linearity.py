@@ -60,7 +60,8 @@ def curve_of(knots: _Float, correction: _Float, error: _Float) -> Curve:
     curve = PchipInterpolator(knots, knots + correction)
     at = np.arange(0.0, knots[-1], _STEP)
     dense = curve(at) - at
-    rise = np.append(np.diff(dense), _STEP * (float(curve.derivative()(at[-1])) - 1.0))
+    last = float(np.diff(correction[-2:])[0] / np.diff(knots[-2:])[0])  # the curve's own slope at its end may be none
+    rise = np.append(np.diff(dense), _STEP * last)
     return Curve(
         correction=dense.astype(np.float32),
         rise=rise.astype(np.float32),

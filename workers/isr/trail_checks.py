@@ -19,6 +19,8 @@ __all__ = ["ends_inside", "fades", "is_column", "is_even", "is_near_axis", "is_s
 
 _BLOCK = 8.0  # bins
 _SPIKE = 12.0  # radii of a star up to which its spikes matter
+_SPREADS = np.array([4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128])  # pixels
+_OTHER = 6.0  # sigma of a column, and of what is there beside one
 _STARS = 4  # on one path that are looked at
 _REACH, _ASIDE = 8, 40  # pixels about a line that may be its own, and up to which its surroundings are looked at
 
@@ -48,13 +50,21 @@ def is_column(image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatIma
     aside = ~near & (weights > 0)
     level = float(np.median(sums[aside] / weights[aside])) if aside.any() else 0.0
     profile, good = (sums - level * weights)[near], weights[near]
-    z = [_best_window(profile, good, width) for width in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)]
-    return max(z[:3]) > 0.9 * max(z[3:])
+    thin = max((_best_window(profile, good, width) for width in (1, 2, 3)), key=lambda best: best[0])
+    if thin[0] < _OTHER or thin[0] < 0.9 * max(
+        _best_window(profile, good, width)[0] for width in _SPREADS[_SPREADS > 3]
+    ):
+        return False
+    profile[max(thin[1] - 3, 0) : thin[1] + 2] = 0.0  # without that column, is there a tilted line still?
+    spread = _SPREADS[_SPREADS > 0.3 * (high - low)] if high - low > 12.0 else _SPREADS[:0]
+    return all(_best_window(profile, good, width)[0] < _OTHER for width in spread)
 
 
-def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], width: int) -> float:
+def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], width: int) -> tuple[float, int]:
+    """Return the largest z of `width` neighbours and the place after the last of them."""
     ones = np.ones(width)
-    return float(np.max(np.convolve(profile, ones) / np.sqrt(np.maximum(np.convolve(weights, ones), 1.0))))
+    z = np.convolve(profile, ones) / np.sqrt(np.maximum(np.convolve(weights, ones), 1.0))
+    return float(z.max()), int(z.argmax()) + 1
 
 
 def runs_along_axis(arc: Arc, fwhm: float, faint: bool, boxes: Sequence[Box], shape: tuple[int, ...]) -> bool:
@@ -134,14 +144,14 @@ def is_spike(
     arc: Arc,
     width: float,
     brightness: float,
-    crossing: bool,
+    long: bool,
 ) -> bool:
     """Whether the light along the arc (bins) falls off with the distance from very bright stars on it.
 
     A spike's brightness goes as 1/r² (with 1/r allowed for), a trail's is constant. Both are fitted along the arc,
     drawn out by half its length where nothing should be, no part negative: it is a spike when the haloes alone fit
     better than the constant alone and, together with them, the constant is insignificant or a small part; the latter
-    suffices where the arc does not cross the detector (`crossing`). Only stars ten times as bright as the arc's own
+    suffices where the arc is not `long`. Only stars ten times as bright as the arc's own
     bins (`brightness`, sigma of a bin) count, the largest first.
     """
     longer = stretched(arc, -0.25, 1.25)
@@ -172,7 +182,7 @@ def is_spike(
     typical = float(np.median(level[inside[good]]))
     significance = np.sqrt(max(rest_halo**2 - rest**2, 0.0))  # of the constant
     weak = significance < 6.0 or both[0] / scale[0] < 0.3 * typical
-    return bool(weak and (rest_halo < rest_constant or not crossing))
+    return bool(weak and (rest_halo < rest_constant or not long))
 
 
 def _on_path(arc: Arc, cores: NDArray[np.float64], reach: float) -> list[float]:

@@ -16,6 +16,7 @@ from workers.isr.trail_path import Arc
 
 __all__ = ["Profile", "measure"]
 
+_WINGS = 2.2
 _HALF = 96  # pixels on each side of the path
 _BLOCK = 32  # pixels along it
 _WIDTHS = 1.5 * 1.12 ** np.arange(35)  # FWHM, pixels: 1.5 to 71
@@ -156,7 +157,11 @@ def _sides(profile: NDArray[np.float64], error: NDArray[np.float64], fwhm: float
 def _half_width(
     profile: NDArray[np.float64], error: NDArray[np.float64], fwhm: float, peak: float, floor: float
 ) -> float:
-    """Return the radius beyond which neither the Gaussian nor the data exceed `floor`; at least one FWHM."""
+    """Return the radius beyond which neither the Gaussian nor the data exceed `floor`; at least one FWHM.
+
+    The data count up to `_WINGS` times where the Gaussian ends, farther than any star's wings reach: beyond, it is the
+    haloes of stars on the path.
+    """
     model = 0.5 * fwhm * np.sqrt(max(np.log2(max(peak / floor, 1.0)), 0.0))
     u = np.abs(np.arange(-_HALF, _HALF + 1.0))
     far = (u > 0.7 * _HALF) & (error > 0)
@@ -170,7 +175,7 @@ def _half_width(
         while reach < _HALF and lit[_HALF + sign * reach]:
             reach += 1
         radius = max(radius, float(reach))
-    return float(max(fwhm, model, radius)) + 1.0
+    return float(max(fwhm, model, min(radius, _WINGS * max(fwhm, model)))) + 1.0
 
 
 @njit(cache=True, nogil=True)

@@ -46,12 +46,13 @@ _BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
 _NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
 _BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
-_FAINT = 0.35  # sigma of a pixel below which a wide trail beside an amplifier's border is doubted
-_LEAST = 0.55  # signal to noise over the root of the length of what does not cross the detector
+_FAINT = 0.35  # sigma of a pixel below which a wide trail along an axis is doubted
+_STRONG = 35.0  # unless its signal to noise is larger
+_LEAST = 0.55  # signal to noise over the root of the length of what is short
 _WIDE = 10.0  # pixels of FWHM from which the background makes faint trails
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _BRIGHT_WIDTH = 4  # double bins: haloes are wider
-_CLEARER = (2.0, 1.75, 2.5)  # times the threshold on the pixels, by the ends inside the image
+_CLEARER = (2.0, 2.0, 2.5)  # times the threshold on the pixels, by the ends inside the image
 _ASPECT = 15.0  # least length over width
 _SHORT = 0.5  # of the detector's side: what is shorter may be a galaxy or a spike
 
@@ -162,6 +163,7 @@ class _Search:
         self.boxes = boxes
         self.shortest = options.shortest / sky.bin
         self.open = sources.weight.copy()
+        self.taken = np.zeros(sky.value.shape, bool)
         self.trails: list[Trail] = []
         self.weight = self.signal = np.zeros((0, 0), np.float32)
 
@@ -205,7 +207,7 @@ class _Search:
             return
         sagitta = self.options.sagitta / side
         arc, z = _followed(self.signal, self.weight, width, seed, sagitta, self.options.threshold)
-        if z < self.options.threshold:
+        if z < self.options.threshold or self._is_taken(arc):
             self._refuse(seed, arc, width)
             return
         brightness = self._brightness(arc)
@@ -215,7 +217,8 @@ class _Search:
         profile = measure(
             self.image, self.mask, self.sky, weight, arc.scaled(side), width * side, brightness, self.options.floor
         )
-        if self._is_trail(profile, width, weight, brightness):
+        taken = self._is_taken(profile.arc.scaled(1.0 / side))
+        if not taken and self._is_trail(profile, width, weight, brightness):
             trail = self._trail(profile)
             self.trails.append(trail)
             self._close_trail(trail)
@@ -257,44 +260,40 @@ class _Search:
 
     def _is_trail(self, profile: Profile, width: float, weight: FloatImage, brightness: float) -> bool:
         arc, shape, options = profile.arc, self.image.shape, self.options
-        crossing = self._crosses(arc)
+        long = arc.length >= _SHORT * max(shape)
         if not self._is_clear(profile) or is_sharp(profile):
             return False
-        if not is_even(profile, options.threshold, 0.25 if crossing else 0.65):
+        if not is_even(profile, options.threshold, 0.25 if long else 0.65):
             return False
         if runs_along_axis(arc, profile.fwhm, profile.peak < _FAINT, self.boxes, shape):
             return False
         binned = arc.scaled(1.0 / self.sky.bin)
         if is_column(self.image, self.mask, self.sky, weight, binned):
             return False
-        return not is_spike(self.sky, weight, self.sources.cores, binned, width, brightness, crossing)
-
-    def _crosses(self, arc: Arc) -> bool:
-        """Whether it goes from border to border, and does not cut a corner only."""
-        inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
-        return inner == 0 and arc.length >= _SHORT * max(self.image.shape)
+        return not is_spike(self.sky, weight, self.sources.cores, binned, width, brightness, long)
 
     def _is_clear(self, profile: Profile) -> bool:
         """Whether it is as long, narrow, strong and steady as asked of its kind.
 
-        What does not cross the detector, or cuts a corner only, must be clearer: there spikes and galaxies abound.
+        What ends inside the detector, or is short, must be clearer: there spikes and galaxies abound.
         """
         arc, options = profile.arc, self.options
         if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or profile.fwhm > _WIDEST:
             return False
         wide = profile.fwhm > _WIDE
         faintest = (2.0 if wide else 1.0) * options.floor
-        if wide and is_near_axis(arc):
+        if wide and is_near_axis(arc) and profile.snr < _STRONG:
             faintest = _FAINT
         if profile.peak < faintest:
             return False
-        if self._crosses(arc):
-            return profile.snr > _CLEARER[0] * options.threshold
         inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
-        short = arc.length < _SHORT * max(self.image.shape)
-        if profile.snr < max(_CLEARER[inner] * options.threshold, _LEAST * float(np.sqrt(arc.length))):
+        if profile.snr < _CLEARER[inner] * options.threshold:
             return False
-        return not (short and is_near_axis(arc)) and not fades(profile, 0.5 if inner < 2 else 0.6)
+        if arc.length >= _SHORT * max(self.image.shape):
+            return inner < 2 or not fades(profile, 0.6)
+        if profile.snr < _LEAST * float(np.sqrt(arc.length)) or is_near_axis(arc):
+            return False
+        return not fades(profile, 0.5 if inner < 2 else 0.6)
 
     def _trail(self, profile: Profile) -> Trail:
         """Return the record; ends near the border are drawn out to it."""
@@ -311,8 +310,18 @@ class _Search:
         return Trail(arc.x0, arc.y0, arc.x1, arc.y1, arc.sagitta, *numbers)
 
     def _close_trail(self, trail: Trail) -> None:
-        arc = Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta)
-        self._close(arc.scaled(1.0 / self.sky.bin), trail.half_width / self.sky.bin + 1.0)
+        arc = Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta).scaled(1.0 / self.sky.bin)
+        half = trail.half_width / self.sky.bin + 1.0
+        self._close(arc, half)
+        _cover(self.taken, arc, half + 1.0)
+
+    def _is_taken(self, arc: Arc) -> bool:
+        """Whether most of the arc runs in the wings of a trail already found."""
+        x, y = arc.points(np.linspace(0.0, 1.0, int(arc.length) + 2))
+        height, width = self.sky.value.shape
+        rows = np.clip(np.floor(y + 0.5).astype(int), 0, height - 1)
+        columns = np.clip(np.floor(x + 0.5).astype(int), 0, width - 1)
+        return bool(self.taken[rows, columns].mean() > 0.5)
 
     def _close(self, arc: Arc, half: float, *planes: FloatImage) -> None:
         """Take the bins within `half` of the arc, drawn out a little, out of the sums (or of `planes`)."""
