@@ -52,7 +52,7 @@ _LEAST = 0.55  # signal to noise over the root of the length of what is short
 _WIDE = 10.0  # pixels of FWHM from which the background makes faint trails
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _BRIGHT_WIDTH = 4  # double bins: haloes are wider
-_CLEARER = (2.0, 2.0, 2.5)  # times the threshold on the pixels, by the ends inside the image
+_CLEARER = (2.0, 2.5, 2.5)  # times the threshold on the pixels, by the ends inside the image
 _ASPECT = 15.0  # least length over width
 _SHORT = 0.5  # of the detector's side: what is shorter may be a galaxy or a spike
 
