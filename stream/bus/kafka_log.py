@@ -99,7 +99,10 @@ def _offsets(
             answers = cluster.admin().list_offsets(
                 dict.fromkeys(asked, spec), isolation_level=isolation, request_timeout=cluster.patience
             )
-            return {(at.topic, at.partition): answer.result().offset for at, answer in answers.items()}
+            found = {(at.topic, at.partition): answer.result().offset for at, answer in answers.items()}
+            if min(found.values()) < 0:  # so librdkafka answers, without an error, for a leader that just died
+                raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+            return found
         except KafkaException as exception:
             if error_of(exception).code() not in _LED_ANEW or not wait(deadline):
                 raise cluster.failure("asking for the ends of the partitions", exception) from exception

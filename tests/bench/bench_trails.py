@@ -127,7 +127,7 @@ def peer():
     timed(scene, TrailsConfig())
     found, ours = timed(scene, TrailsConfig())
     begin = time.process_time()
-    finder = TrailFinder(scene.image - np.median(scene.image), processes=1, plot=False, threads=1)
+    finder = TrailFinder(scene.image - np.median(scene.image), processes=1, plot=False)
     finder.run_mrt()
     finder.find_mrt_sources()
     theirs = time.process_time() - begin

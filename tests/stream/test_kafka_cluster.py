@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from types import SimpleNamespace
+
 import confluent_kafka
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from schemas.errors import ConfigurationError, DataError, ExpiredError, FencedEr
 from stream.bus import Message, Outgoing
 from stream.bus.kafka import KafkaBus
 from stream.bus.kafka_cluster import Cluster
+from stream.bus.kafka_log import spans
 from stream.bus.kafka_membership import Membership, _generation, group_settings
 from stream.bus.partition import murmur2, partition_of
 
@@ -144,3 +148,29 @@ def test_a_lost_partition_is_told_from_a_revoked_one(cluster: Cluster, lost: boo
     with pytest.raises(FencedError) as caught:  # nothing of the other was in work
         membership.positions_after([Message("t", 1, 0, b"", b"", 1)])
     assert type(caught.value) is FencedError
+
+
+class _Dying:
+    """An admin client as librdkafka's is while a leader dies: no error, and no offset."""
+
+    def __init__(self, answers: list[int]) -> None:
+        self.answers = answers
+
+    def list_offsets(self, asked: dict[TopicPartition, object], **_: object) -> dict[TopicPartition, Future[object]]:
+        future: Future[object] = Future()
+        future.set_result(SimpleNamespace(offset=self.answers.pop(0)))
+        return dict.fromkeys(asked, future)
+
+
+@pytest.mark.parametrize("answers", [[-1001, 0, 7], [0, -1001, -1001, 7]])
+def test_no_offset_is_no_answer(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, answers: list[int]) -> None:
+    monkeypatch.setattr(cluster, "admin", lambda: _Dying(answers))
+    monkeypatch.setattr(cluster, "topics", dict)
+    assert spans(cluster, [("t", 0)]) == {("t", 0): (0, 7)}
+
+
+def test_no_offset_for_long_is_unreachable(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "admin", lambda: _Dying([-1001] * 100))
+    monkeypatch.setattr(cluster, "topics", dict)
+    with pytest.raises(UnreachableError, match="asking for the ends of the partitions"):
+        spans(cluster, [("t", 0)])

@@ -29,7 +29,8 @@ bus = KafkaBus(sys.argv[1], session_timeout=2.0)
 while not Path(sys.argv[2]).exists():
     for group in ("one", "two", "three"):
         try:
-            assert bus.lag(group, ["looked-at"]) == {("looked-at", 0): 1}
+            lag = bus.lag(group, ["looked-at"])
+            assert lag == {("looked-at", 0): 1}, lag
         except UnreachableError:
             pass
 bus.close()
