@@ -143,6 +143,19 @@ def test_columns_rows_and_amplifier_steps_are_no_trails() -> None:
     assert seen(scene) == ()
 
 
+def test_columns_side_by_side_are_no_tilted_trail() -> None:
+    scene = blank()
+    scene.image[:500, 300:302] += 1.1 * NOISE
+    scene.image[450:, 303:306] += 0.7 * NOISE
+    assert seen(scene) == ()
+
+
+def test_stars_on_a_bad_column_are_no_wide_trail() -> None:
+    rng = np.random.default_rng(21006)  # the one of 500 crowded detectors where they were
+    crowd, gradient, steps = 10 ** rng.uniform(-0.5, 0.7), 0.1 * rng.random(), 0.2 * rng.random() ** 2
+    assert seen(detector(21006, 4096, density=crowd, gradient=gradient, steps=steps)) == ()
+
+
 def test_a_trail_near_the_axis_beside_a_bad_column_is_found() -> None:
     scene = blank()
     scene.image[:, 400] += 20 * NOISE

@@ -20,6 +20,7 @@ __all__ = ["ends_inside", "fades", "is_column", "is_even", "is_near_axis", "is_s
 _BLOCK = 8.0  # bins
 _SPIKE = 12.0  # radii of a star up to which its spikes matter
 _SPREADS = np.array([4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128])  # pixels
+_COLUMNS = 4  # side by side
 _OTHER = 6.0  # sigma of a column, and of what is there beside one
 _STARS = 4  # on one path that are looked at
 _REACH, _ASIDE = 8, 40  # pixels about a line that may be its own, and up to which its surroundings are looked at
@@ -50,21 +51,36 @@ def is_column(image: FloatImage, mask: MaskImage, sky: FlatSky, weight: FloatIma
     aside = ~near & (weights > 0)
     level = float(np.median(sums[aside] / weights[aside])) if aside.any() else 0.0
     profile, good = (sums - level * weights)[near], weights[near]
-    thin = max((_best_window(profile, good, width) for width in (1, 2, 3)), key=lambda best: best[0])
-    if thin[0] < _OTHER or thin[0] < 0.9 * max(
-        _best_window(profile, good, width)[0] for width in _SPREADS[_SPREADS > 3]
-    ):
+    if not _take_columns(profile, good):
         return False
-    profile[max(thin[1] - 3, 0) : thin[1] + 2] = 0.0  # without that column, is there a tilted line still?
+    # without those columns, is there a tilted line still?
     spread = _SPREADS[_SPREADS > 0.3 * (high - low)] if high - low > 12.0 else _SPREADS[:0]
     return all(_best_window(profile, good, width)[0] < _OTHER for width in spread)
 
 
-def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], width: int) -> tuple[float, int]:
-    """Return the largest z of `width` neighbours and the place after the last of them."""
+def _take_columns(profile: NDArray[np.float64], weights: NDArray[np.float64]) -> int:
+    """Set columns to 0 that outdo any wider line or stand alone; return how many: two may pass for a tilted line."""
+    for number in range(_COLUMNS):
+        z, end, width = max(_best_window(profile, weights, width) for width in (1, 2, 3))
+        wide = max(_best_window(profile, weights, width)[0] for width in _SPREADS[_SPREADS > 3])
+        if z < _OTHER or (z < 0.9 * wide and not _stands_alone(profile, weights, end - width, end)):
+            return number
+        profile[max(min(end - width - 1, end - 3), 0) : end + 2] = 0.0
+    return _COLUMNS
+
+
+def _stands_alone(profile: NDArray[np.float64], weights: NDArray[np.float64], first: int, end: int) -> bool:
+    """Whether the light falls off within one pixel on both sides, as no image of the sky does."""
+    level = profile / np.maximum(weights, 1.0)
+    beside = [level[place] for place in (first - 1, end) if 0 <= place < len(level)]
+    return bool(max(beside, default=0.0) < 0.2 * level[first:end].mean())
+
+
+def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], width: int) -> tuple[float, int, int]:
+    """Return the largest z of `width` neighbours, the place after the last of them, and `width`."""
     ones = np.ones(width)
     z = np.convolve(profile, ones) / np.sqrt(np.maximum(np.convolve(weights, ones), 1.0))
-    return float(z.max()), int(z.argmax()) + 1
+    return float(z.max()), int(z.argmax()) + 1, width
 
 
 def runs_along_axis(arc: Arc, fwhm: float, faint: bool, boxes: Sequence[Box], shape: tuple[int, ...]) -> bool:

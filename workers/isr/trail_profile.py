@@ -162,6 +162,8 @@ def _half_width(
     The data count up to `_WINGS` times where the Gaussian ends, farther than any star's wings reach: beyond, it is the
     haloes of stars on the path.
     """
+    if not (error > 0).any():
+        return fwhm + 1.0
     model = 0.5 * fwhm * np.sqrt(max(np.log2(max(peak / floor, 1.0)), 0.0))
     u = np.abs(np.arange(-_HALF, _HALF + 1.0))
     far = (u > 0.7 * _HALF) & (error > 0)

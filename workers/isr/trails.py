@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from schemas.errors import DataError
 from workers.imaging.exposure import FloatImage, MaskImage
@@ -43,6 +44,7 @@ _CLIP = 4.0  # sigma of a bin: what one bin may add to a line
 _ROUNDS = 3
 _HIDING = 50.0  # signal to noise of a trail that may hide another beside it: then all lines are looked at again
 _BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
+_BESIDE, _ROUND = 12.0, 3  # bins from a bad column up to which stars hang on to it, and of their wings
 _NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
 _BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
@@ -201,9 +203,7 @@ class _Search:
         """Follow one candidate; whatever it is, it is not looked at again."""
         width, seed, side = float(line[4]), Arc(*line[:4]), self.sky.bin
         if is_column(self.image, self.mask, self.sky, self.weight, seed):
-            column = stretched(seed, -8.0, 9.0)
-            self._close(column, width + 1.0)
-            self._close(column, width, self.open)
+            self._close_column(stretched(seed, -8.0, 9.0), width)
             return
         sagitta = self.options.sagitta / side
         arc, z = _followed(self.signal, self.weight, width, seed, sagitta, self.options.threshold)
@@ -314,6 +314,16 @@ class _Search:
         half = trail.half_width / self.sky.bin + 1.0
         self._close(arc, half)
         _cover(self.taken, arc, half + 1.0)
+
+    def _close_column(self, column: Arc, width: float) -> None:
+        """Take out a bad column with the stars it runs through, which passed with it for one long thin patch."""
+        self._close(column, width + 1.0)
+        self._close(column, width, self.open)
+        beside = np.zeros(self.open.shape, bool)
+        _cover(beside, column, _BESIDE)
+        stars = binary_dilation(beside & (self.open > 0) & (self.sky.value > _BRIGHT), iterations=_ROUND)
+        for plane in (self.weight, self.signal, self.open):
+            plane[stars] = 0.0
 
     def _is_taken(self, arc: Arc) -> bool:
         """Whether most of the arc runs in the wings of a trail already found."""
