@@ -7,10 +7,10 @@ from scipy.spatial import KDTree
 from schemas.errors import DataError
 from workers.characterize.astrometry import solve_astrometry
 from workers.characterize.pipeline import SOURCE_DTYPE
-from workers.survey.config import CharacterizeConfig
+from workers.survey.characterize_config import AstrometryConfig
 
 SHAPE, PAD = (768, 768), 60
-CONFIG = CharacterizeConfig()
+CONFIG = AstrometryConfig()
 
 
 def scene(seed, stars, draw_wcs, **header):

@@ -8,7 +8,7 @@ from workers.characterize.pipeline import characterize, measure_frame
 from workers.imaging.masks import MaskPlane
 from workers.imaging.photometry import psf_fluxes, usable_pixels
 from workers.imaging.reference import ReferenceCatalogue
-from workers.survey.config import CharacterizeConfig
+from workers.survey.characterize_config import CharacterizeConfig
 
 CONFIG = CharacterizeConfig()
 

@@ -13,7 +13,7 @@ from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.sky_match import match_stars, mutual_pairs
 from workers.imaging.wcs import SkyWcs
 from workers.imaging.wcs_fit import WcsFit, fit_wcs
-from workers.survey.config import CharacterizeConfig
+from workers.survey.characterize_config import AstrometryConfig
 
 __all__ = ["Astrometry", "solve_astrometry"]
 
@@ -56,7 +56,7 @@ def solve_astrometry(
     reference: ReferenceCatalogue,
     band: str,
     shape: tuple[int, int],
-    config: CharacterizeConfig,
+    config: AstrometryConfig,
 ) -> Astrometry:
     """Refine `start`, the header's WCS, from `sources`: rows with x, y, xErr, yErr (pixels), flux, snr.
 

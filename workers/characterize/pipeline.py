@@ -21,7 +21,7 @@ from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes
 from workers.imaging.psf import PsfModel
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.wcs import SkyWcs
-from workers.survey.config import CharacterizeConfig
+from workers.survey.characterize_config import CharacterizeConfig
 
 __all__ = ["SOURCE_DTYPE", "Frame", "Sky", "characterize", "measure_frame"]
 
@@ -88,7 +88,9 @@ def characterize(exposure: Exposure, reference: ReferenceCatalogue, config: Char
     reference.in_band(exposure.info.band)
     try:
         frame = measure_frame(exposure, config)
-        sight = solve_astrometry(header_wcs, frame.sources, reference, exposure.info.band, exposure.shape, config)
+        sight = solve_astrometry(
+            header_wcs, frame.sources, reference, exposure.info.band, exposure.shape, config.astrometry
+        )
         zero = _zero_point(frame.sources, reference, exposure.info.band, sight, config)
     except DataError as error:
         raise DataError(f"exposure {exposure.info.label} ({exposure.info.fileName}): {error}") from error
@@ -99,7 +101,7 @@ def _subtract_sky(exposure: Exposure, config: CharacterizeConfig) -> Sky:
     """Subtract the background and detect what stands above it; saturated cores count as detections."""
     usable = usable_pixels(exposure.image, exposure.variance, exposure.mask)
     blocked = ~usable_pixels(exposure.image, exposure.variance, exposure.mask, BLOCKING & ~MaskPlane.SATURATED)
-    background = source_free_background(exposure.image, blocked, mesh=config.background_mesh)
+    background = source_free_background(exposure.image, blocked, mesh=config.background.mesh)
     image = exposure.image - background.level
     found = detect(image, background.noise, blocked, threshold=THRESHOLD)
     if len(found.rows) == 0:
@@ -115,7 +117,7 @@ def _measure_psf(exposure: Exposure, sky: Sky, config: CharacterizeConfig) -> Ps
     trusted = sky.usable & ((exposure.mask & int(MaskPlane.SUSPECT)) == 0)
     rows = sky.detections.rows
     noise = sky.background.noise
-    stars = select_stars(sky.image, noise, trusted, rows, min_snr=config.star_snr, stamp_size=config.psf_size)
+    stars = select_stars(sky.image, noise, trusted, rows, min_snr=config.psf.star_snr, stamp_size=config.psf.size)
     chosen = rows[stars.rows]
     return fit_psf(
         sky.image,
@@ -124,8 +126,8 @@ def _measure_psf(exposure: Exposure, sky: Sky, config: CharacterizeConfig) -> Ps
         chosen["x"],
         chosen["y"],
         fwhm=stars.fwhm,
-        size=config.psf_size,
-        max_degree=config.psf_degree,
+        size=config.psf.size,
+        max_degree=config.psf.degree,
     )
 
 
@@ -163,14 +165,16 @@ def _zero_point(
     flux, error = reference.in_band(band)
     stars, rows = sources[sight.source], sight.reference
     clean = stars["clean"]
-    if np.count_nonzero(clean) < config.min_matches:  # crowded: blends are better than nothing, outliers are clipped
+    if (
+        np.count_nonzero(clean) < config.astrometry.min_matches
+    ):  # crowded: blends are better than nothing, outliers are clipped
         clean = np.isfinite(stars["fluxErr"])
     return fit_zero_point(
         stars["flux"][clean],
         stars["fluxErr"][clean],
         flux[rows[clean]],
         np.nan_to_num(error[rows[clean]]),
-        min_stars=min(config.min_matches, 5),
+        min_stars=config.photometry.min_stars,
     )
 
 

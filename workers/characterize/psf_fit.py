@@ -137,7 +137,7 @@ def _need(used: _Bool, given: int) -> None:
     if np.count_nonzero(used) < FEWEST:
         raise DataError(
             f"PSF needs at least {FEWEST} isolated, unsaturated stars; {np.count_nonzero(used)} of {given} candidates "
-            "are left. Lower star_snr in [characterize] of survey.toml, or check the focus of the exposure"
+            "are left. Lower star_snr in [characterize.psf] of survey.toml, or check the focus of the exposure"
         )
 
 

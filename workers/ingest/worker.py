@@ -81,7 +81,7 @@ class Ingest:
         """The margin is the largest pointing error that is solved, and room for objects that sources match to."""
         ra, dec, reach = detector_reach(raw, self.survey.camera)
         tile, config = sky_tile(ra, dec), self.survey.config
-        margin = config.characterize.search_radius_arcsec + 2.0 * config.associate.radius_arcsec
+        margin = config.characterize.astrometry.search_radius_arcsec + 2.0 * config.associate.radius_arcsec
         return _Place(tile, tiles_touched(ra, dec, reach + margin / 3600.0))
 
     def _publish(self, path: Path, info: ExposureInfo, place: _Place) -> Ingested:

@@ -8,10 +8,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from workers.survey.camera import Camera, load_camera
+from workers.survey.characterize_config import CharacterizeConfig
 from workers.survey.isr_config import IsrConfig
 from workers.survey.load import load_toml
 
-__all__ = ["CalibrateConfig", "IsrConfig", "Survey", "SurveyConfig", "load_survey"]
+__all__ = ["CalibrateConfig", "CharacterizeConfig", "IsrConfig", "Survey", "SurveyConfig", "load_survey"]
 
 
 class _Model(BaseModel):
@@ -81,18 +82,6 @@ class CalibrateConfig(_Model):
     quarantine: bool = Field(
         True, description="put aside a master that differs from the one before it by more than certification allows"
     )
-
-
-class CharacterizeConfig(_Model):
-    """Background, PSF, WCS and zero point."""
-
-    background_mesh: int = Field(64, ge=8, description="pixels")
-    psf_degree: int = Field(2, ge=0, le=3, description="at most; fewer stars take a lower one")
-    psf_size: int = Field(25, ge=9, le=61, description="pixels, odd")
-    star_snr: float = Field(50.0, gt=5)
-    match_radius_arcsec: float = Field(2.0, gt=0, description="after the offset search")
-    search_radius_arcsec: float = Field(20.0, gt=0, description="of the pointing error")
-    min_matches: int = Field(8, ge=3)
 
 
 class SubtractConfig(_Model):

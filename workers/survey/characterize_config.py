@@ -1,0 +1,48 @@
+"""[characterize] of survey.toml: background, PSF, WCS and zero point, a table per step."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["AstrometryConfig", "BackgroundConfig", "CharacterizeConfig", "PhotometryConfig", "PsfConfig"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackgroundConfig(_Model):
+    """The sky level."""
+
+    mesh: int = Field(64, ge=8, description="pixels")
+
+
+class PsfConfig(_Model):
+    """The point-spread function and the stars that it is measured on."""
+
+    degree: int = Field(2, ge=0, le=3, description="at most; fewer stars take a lower one")
+    size: int = Field(25, ge=9, le=61, description="pixels, odd")
+    star_snr: float = Field(50.0, gt=5)
+
+
+class AstrometryConfig(_Model):
+    """The WCS, from the telescope's pointing and the reference catalogue."""
+
+    search_radius_arcsec: float = Field(20.0, gt=0, description="of the pointing error")
+    match_radius_arcsec: float = Field(2.0, gt=0, description="after the offset search")
+    min_matches: int = Field(8, ge=3)
+
+
+class PhotometryConfig(_Model):
+    """The zero point."""
+
+    min_stars: int = Field(5, ge=3)
+
+
+class CharacterizeConfig(_Model):
+    """From electrons to a calibrated exposure."""
+
+    background: BackgroundConfig = BackgroundConfig()
+    psf: PsfConfig = PsfConfig()
+    astrometry: AstrometryConfig = AstrometryConfig()
+    photometry: PhotometryConfig = PhotometryConfig()
