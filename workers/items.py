@@ -95,7 +95,7 @@ class SourcesItem:
     info: ExposureInfo
     tile: int
     outcome: str
-    """``ok``, ``no_template`` or ``failed``."""
+    """``ok``, ``no_template``, ``failed``, or the limit that the exposure did not keep (``bad_seeing`` ...)."""
     failure: str | None = None
     sources: NDArray[Any] | None = None
     stamps: Stamps | None = None

@@ -81,15 +81,16 @@ class PixelWorker:
         return tuple(self.topics.name(topic) for topic in INPUTS[self.stages[0].name])
 
     def process(self, message: Message) -> list[Outgoing]:
-        """Run the stages on one message; an exposure that ended early (no template) passes the rest untouched."""
+        """Run the stages on one message; an exposure that ends early (bad seeing, no template) skips the rest."""
         item = decode(message.value, self.blobs)
         outgoing = []
         for stage in self.stages:
             begin = self.clock()
             item = timed(stage.process(item), stage.name, begin, self.clock())
             outgoing.append(self._quality(item, stage.name))
-        outgoing.append(self._outgoing(item, self.stages[-1].name))
-        return outgoing
+            if isinstance(item, SourcesItem) and item.outcome != "ok":
+                return [*outgoing, self._outgoing(item, "score")]
+        return [*outgoing, self._outgoing(item, self.stages[-1].name)]
 
     def committed(self, messages: Sequence[Message]) -> None:
         """Do nothing: nothing is remembered here."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table, vstack
+from scipy import ndimage
 
 import schemas
 from stream import codec
@@ -60,6 +61,13 @@ def _constant(pixels: np.ndarray, header: fits.Header) -> tuple[np.ndarray, dict
     return np.full_like(pixels, 1000), {"EXPID": 202602280094, "DATE-OBS": "2026-03-01T03:36:30"}
 
 
+def _blurred(pixels: np.ndarray, header: fits.Header) -> tuple[np.ndarray, dict[str, Any]]:
+    soft = ndimage.gaussian_filter(pixels.astype(np.float32), 4.0)
+    noise = np.random.default_rng(1).standard_normal(pixels.shape, np.float32) * 12.0
+    changed = np.round(soft + noise).clip(0, 65535).astype(pixels.dtype)
+    return changed, {"EXPID": 202602280096, "DATE-OBS": "2026-03-01T03:37:00"}
+
+
 def _cropped(pixels: np.ndarray, header: fits.Header) -> tuple[np.ndarray, dict[str, Any]]:
     return pixels[:300, :300], {"EXPID": 202602280097}
 
@@ -77,6 +85,7 @@ def bad_files(good: bytes, archived: bytes) -> dict[str, bytes]:
         "no_masters.fits": _changed(good, _with_cards(DETECTOR=2, EXPID=202602280093, DATE_OBS="2026-03-01T03:36:15")),
         "empty.fits": _changed(good, _constant),
         "elsewhere.fits": _changed(good, _elsewhere),
+        "blurred.fits": _changed(good, _blurred),
         "window.fits": archived,
         "repeat.fits": good,
         "rewritten.fits": _changed(good, _one_pixel),
@@ -101,6 +110,8 @@ def _extend(root: Path) -> None:
     moved = stars.copy()
     moved["ra"] += ELSEWHERE
     vstack([stars, moved], metadata_conflicts="silent").write(root / "reference.fits", overwrite=True)
+    with (root / "survey.toml").open("a", encoding="utf-8") as settings:
+        settings.write("\n[characterize.limits]\nmax_seeing_arcsec = 6.0\n")
     give_masters(root, 1)
 
 
@@ -224,6 +235,25 @@ def test_a_pointing_without_a_template_is_an_outcome(night: Night) -> None:
     assert not [one for one in night.letters if one["key"] == b"202602280095:0"]
 
 
+def test_an_exposure_beyond_the_limits_ends_with_their_name(night: Night) -> None:
+    assert night.outcome("blurred.fits") == "bad_seeing"
+    assert not [one for one in night.letters if one["key"] == b"202602280096:0"]
+    (record,) = [r for r in _scored(night.root) if r["fileName"] == "blurred.fits"]
+    assert "is above max_seeing_arcsec = 6 of [characterize.limits]" in record["failure"]
+    assert record["metrics"]["seeingArcsec"] > 6.0
+    assert record["sources"] == []
+    assert not list((night.root / "archive" / "calexps").rglob("202602280096_000.fits"))
+
+
+def test_by_hand_it_is_written_where_asked(night: Night, tmp_path: Path) -> None:
+    frame = str(night.root / "incoming" / "blurred.fits")
+    done = skydelta("isr", frame, "--survey", str(night.root))
+    assert (done.code, done.out) == (5, "")
+    assert "bad_seeing: seeing, arcsec" in done.err
+    assert skydelta("isr", frame, "--survey", str(night.root), "-o", str(tmp_path)).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["202602280096_000.fits"]
+
+
 def test_the_same_exposure_twice_is_once(night: Night) -> None:
     item = next(item for item in night.ingested if item.path.name == "repeat.fits")
     assert item.outcome == "announced"  # nothing had been associated yet: only then is it known
@@ -258,7 +288,7 @@ def test_nothing_is_lost(night: Night, tiny_survey: Prepared) -> None:
     missing = [label for label, outcome in ended.items() if outcome == "missing"]  # detectors 1 and 2 of most visits
     assert len(missing) == 2 * (len(ended) - len(missing))
     ended = {label: outcome for label, outcome in ended.items() if outcome != "missing"}
-    assert Counter(ended.values()) - Counter(alerts=4, no_alerts=4) == {"failed": 4, "no_template": 1}
+    assert Counter(ended.values()) - Counter(alerts=4, no_alerts=4) == {"failed": 4, "no_template": 1, "bad_seeing": 1}
     assert "open" not in ended.values()
     closed_by_letter = sum(1 for outcome in ended.values() if outcome == "failed")
     went_in = len(night.ingested) + sum(map(len, GARBAGE.values()))

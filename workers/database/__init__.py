@@ -105,7 +105,7 @@ class Announcement:
     night: int = 0
     """YYYYMMDD."""
     outcome: str = "open"
-    """``open``, then ``alerts``, ``no_alerts``, ``no_template``, ``failed`` or ``missing``."""
+    """``open``, then ``alerts``, ``no_alerts``, ``no_template``, ``failed``, ``missing``, or the limit not kept."""
     alerts: int = 0
     tiles: tuple[int, ...] = ()
     """The sky tiles that its footprint touches, sorted, `tile` among them; empty given, it is (tile,)."""

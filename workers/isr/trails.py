@@ -52,6 +52,7 @@ _FAINT = 0.35  # sigma of a pixel below which a wide trail along an axis is doub
 _STRONG = 35.0  # unless its signal to noise is larger
 _LEAST = 0.55  # signal to noise over the root of the length of what is short
 _WIDE = 10.0  # pixels of FWHM from which the background makes faint trails
+_SHOULDER = 0.25  # mean level beside a wide one over its peak, above which it is a ridge of the background
 _WIDEST = 50.0  # pixels of FWHM; what is wider belongs to the background
 _BRIGHT_WIDTH = 4  # double bins: haloes are wider
 _CLEARER = (2.0, 2.5, 2.5)  # times the threshold on the pixels, by the ends inside the image
@@ -284,7 +285,7 @@ class _Search:
         faintest = (2.0 if wide else 1.0) * options.floor
         if wide and is_near_axis(arc) and profile.snr < _STRONG:
             faintest = _FAINT
-        if profile.peak < faintest:
+        if profile.peak < faintest or (wide and sum(profile.sides) > 2.0 * _SHOULDER):
             return False
         inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
         if profile.snr < _CLEARER[inner] * options.threshold:

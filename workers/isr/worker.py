@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from schemas.errors import DataError
+from workers.characterize.limits import Fault, find_fault
 from workers.characterize.pipeline import characterize
 from workers.imaging.bright_stars import BrightStars, bright_stars
 from workers.imaging.calibration_store import CalibrationStore
@@ -18,7 +19,7 @@ from workers.ingest.pipeline import read_exposure, read_info
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import apply_steps, remove_signature
 from workers.isr.snaps import combine_snaps
-from workers.items import CalexpItem, RawItem
+from workers.items import CalexpItem, RawItem, SourcesItem
 from workers.survey.config import Survey, load_survey
 from workers.templates.calexps import read_entry
 
@@ -71,13 +72,35 @@ class IsrStage:
     def _characterized(self, electrons: Exposure) -> Exposure:
         return characterize(electrons, self.reference, self.survey.config.characterize)
 
-    def process(self, item: RawItem) -> CalexpItem:
-        """Calibrate one exposure from the bus."""
+    def fault(self, exposure: Exposure) -> Fault | None:
+        """Return the limit that a calibrated exposure does not keep."""
+        return find_fault(exposure.metrics, self.survey.config.characterize.limits)
+
+    def process(self, item: RawItem) -> CalexpItem | SourcesItem:
+        """Calibrate one exposure from the bus; one beyond the survey's limits ends here and is not archived."""
         exposure = self.calibrate(item.data, item.info.fileName)
+        fault = self.fault(exposure)
+        if fault is not None:
+            return _ended(item, exposure, fault)
         path = calexp_path(self.survey, exposure.info)
         if self.survey.config.isr.keep_calexps and not _holds_another(path, exposure.info):
             write_exposure(path, exposure)
         return CalexpItem(exposure, item.tile, item.stageTimes)
+
+
+def _ended(item: RawItem, exposure: Exposure, fault: Fault) -> SourcesItem:
+    corners = tuple(tuple(axis.tolist()) for axis in exposure.need_wcs().footprint(exposure.shape))
+    return SourcesItem(
+        info=exposure.info,
+        tile=item.tile,
+        outcome=fault.outcome,
+        failure=fault.text,
+        provenance=dict(exposure.provenance),
+        metrics=dict(exposure.metrics),
+        corners=(corners[0], corners[1]),
+        psfLimit=exposure.metrics["psfLimit"],
+        stageTimes=item.stageTimes,
+    )
 
 
 def _holds_another(path: Path, info: ExposureInfo) -> bool:
@@ -117,8 +140,12 @@ def calibrate_file(folder: str, raw: Path, output: Path | None = None, second: P
     path = calexp_path(stage.survey, exposure.info)
     if output is not None:
         path = output if output.suffix else output / path.name
+    shown = {name: exposure.metrics[name] for name in _SHOWN if name in exposure.metrics}
+    fault = stage.fault(exposure)
+    if fault is not None and output is None:
+        return CalibratedFile(raw, None, shown, f"{fault.outcome}: {fault.text}; not archived (-o writes it elsewhere)")
     write_exposure(path, exposure)
-    return CalibratedFile(raw, path, {name: exposure.metrics[name] for name in _SHOWN if name in exposure.metrics})
+    return CalibratedFile(raw, path, shown)
 
 
 def compile_steps(folder: str, raw: Path, without: tuple[str, ...]) -> None:

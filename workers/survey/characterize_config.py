@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AstrometryConfig", "BackgroundConfig", "CharacterizeConfig", "PhotometryConfig", "PsfConfig"]
+__all__ = ["AstrometryConfig", "BackgroundConfig", "CharacterizeConfig", "LimitsConfig", "PhotometryConfig", "PsfConfig"]
 
 
 class _Model(BaseModel):
@@ -39,6 +39,19 @@ class PhotometryConfig(_Model):
     min_stars: int = Field(5, ge=3)
 
 
+class LimitsConfig(_Model):
+    """Exposures beyond these limits end here, with an outcome that names the cause; absent: no limit."""
+
+    min_psf_stars: int | None = Field(None, ge=0)
+    max_seeing_arcsec: float | None = Field(None, gt=0)
+    max_ellipticity: float | None = Field(None, gt=0, lt=1, description="of the PSF, (a - b) / (a + b)")
+    max_astrometric_rms_arcsec: float | None = Field(None, gt=0, description="per coordinate, of bright stars")
+    min_sky_magnitude: float | None = Field(None, description="AB mag per square arcsec; the sky is too bright below it")
+    min_transparency: float | None = Field(None, gt=0, le=1, description="1: as clear as photometry.zero_point says")
+    max_zero_point_scatter: float | None = Field(None, gt=0, description="relative, beyond the stars' errors")
+    min_limiting_magnitude: float | None = Field(None, description="AB, point source at 5 sigma")
+
+
 class CharacterizeConfig(_Model):
     """From electrons to a calibrated exposure."""
 
@@ -46,3 +59,4 @@ class CharacterizeConfig(_Model):
     psf: PsfConfig = PsfConfig()
     astrometry: AstrometryConfig = AstrometryConfig()
     photometry: PhotometryConfig = PhotometryConfig()
+    limits: LimitsConfig = LimitsConfig()
