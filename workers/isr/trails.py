@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 
 from schemas.errors import DataError
 from workers.imaging.exposure import FloatImage, MaskImage
@@ -32,6 +29,7 @@ from workers.isr.trail_checks import (
     runs_along_axis,
 )
 from workers.isr.trail_path import Arc, Bars, cut, grow, inside, stretched, sums_along
+from workers.isr.trail_planes import SearchPlanes, cover
 from workers.isr.trail_profile import Profile, measure
 from workers.isr.trail_radon import find_lines
 from workers.isr.trail_sources import Sources, block_sources
@@ -40,14 +38,10 @@ from workers.survey.isr_config import TrailsConfig
 
 __all__ = ["Trail", "apply", "find_trails", "trail_mask"]
 
-_CLIP = 4.0  # sigma of a bin: what one bin may add to a line
 _ROUNDS = 3
 _HIDING = 50.0  # signal to noise of a trail that may hide another beside it: then all lines are looked at again
 _BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
-_BESIDE, _ROUND = 12.0, 3  # bins from a bad column up to which stars hang on to it, and of their wings
-_NEAR = 28.0  # bins: half the strip in which a profile is fitted
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
-_BRIGHT = 3.0  # sigma of a bin, typical along a path, from which pieces of a trail may pass for sources
 _FAINT = 0.35  # sigma of a pixel below which a wide trail along an axis is doubted
 _STRONG = 35.0  # unless its signal to noise is larger
 _LEAST = 0.55  # signal to noise over the root of the length of what is short
@@ -122,32 +116,8 @@ def trail_mask(trails: Sequence[Trail], shape: tuple[int, int]) -> NDArray[np.bo
     """Return the bool mask of all pixels within each trail's half width of its path."""
     covered = np.zeros(shape, bool)
     for trail in trails:
-        _cover(covered, Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta), trail.half_width)
+        cover(covered, Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta), trail.half_width)
     return covered
-
-
-def _cover(plane: NDArray[np.bool_], arc: Arc, half: float) -> None:
-    """Set the pixels within `half` of the arc, by runs along the lesser axis."""
-    dx, dy = arc.x1 - arc.x0, arc.y1 - arc.y0
-    x, y = arc.points(np.linspace(0.0, 1.0, int(2 * arc.length) + 2))
-    _fill(plane, x, y, half * arc.length / max(abs(dx), abs(dy), 1e-9), abs(dy) >= abs(dx))
-
-
-@njit(cache=True, nogil=True)
-def _fill(plane: Any, xs: Any, ys: Any, room: float, steep: bool) -> None:  # pragma: no cover - compiled
-    """Set the runs of `room` on each side of the points, along rows where steep, else along columns."""
-    height, width = plane.shape
-    for index in range(len(xs)):
-        if steep:
-            row = int(np.floor(ys[index] + 0.5))
-            if 0 <= row < height:
-                low, high = int(np.ceil(xs[index] - room)), int(np.floor(xs[index] + room)) + 1
-                plane[row, max(low, 0) : max(high, 0)] = True
-        else:
-            column = int(np.floor(xs[index] + 0.5))
-            if 0 <= column < width:
-                low, high = int(np.ceil(ys[index] - room)), int(np.floor(ys[index] + room)) + 1
-                plane[max(low, 0) : max(high, 0), column] = True
 
 
 class _Search:
@@ -164,18 +134,16 @@ class _Search:
     ) -> None:
         self.image, self.mask, self.sky, self.sources, self.options = image, mask, sky, sources, options
         self.boxes = boxes
+        self.planes = SearchPlanes(sky, sources)
         self.shortest = options.shortest / sky.bin
-        self.open = sources.weight.copy()
-        self.taken = np.zeros(sky.value.shape, bool)
         self.trails: list[Trail] = []
-        self.weight = self.signal = np.zeros((0, 0), np.float32)
 
     def run(self) -> tuple[Trail, ...]:
         """Bright trails first, which may be tied up with stars; then those among the gaps between sources."""
-        self._sum(self.sky.weight)
+        self.planes.start(self.sky.weight)
         self._pass(_halved, 2.0 * self.options.threshold)
         bright = list(self.trails)
-        self._sum(self.open)
+        self.planes.start(self.planes.open)
         for trail in bright:
             self._close_trail(trail)
         for _ in range(_ROUNDS):
@@ -186,39 +154,35 @@ class _Search:
                 break
         return tuple(sorted(self.trails, key=lambda trail: -trail.snr))
 
-    def _sum(self, weight: FloatImage) -> None:
-        """Start with bins of `weight`."""
-        self.weight, self.signal = weight.copy(), self._clipped(weight)
-
     def _pass(self, lines_of: Lines, threshold: float) -> None:
         """Try all lines beyond `threshold`, brightest first, as long as they stand out."""
-        lines = lines_of(self.signal, self.weight, threshold, self.shortest)
+        lines = lines_of(self.planes.signal, self.planes.weight, threshold, self.shortest)
         while len(lines) and len(self.trails) < self.options.most:
             self._try(lines[0])
             lines = lines[1:]
             if len(lines):
-                sums, weights = sums_along(self.signal, self.weight, lines)
+                sums, weights = sums_along(self.planes.signal, self.planes.weight, lines)
                 lines = lines[(weights >= 0.4 * self.shortest * lines[:, 4]) & (sums > threshold * np.sqrt(weights))]
 
     def _try(self, line: NDArray[np.float64]) -> None:
         """Follow one candidate; whatever it is, it is not looked at again."""
         width, seed, side = float(line[4]), Arc(*line[:4]), self.sky.bin
-        if is_column(self.image, self.mask, self.sky, self.weight, seed):
-            self._close_column(stretched(seed, -8.0, 9.0), width)
+        if is_column(self.image, self.mask, self.sky, self.planes.weight, seed):
+            self.planes.close_column(stretched(seed, -8.0, 9.0), width)
             return
         sagitta = self.options.sagitta / side
-        arc, z = _followed(self.signal, self.weight, width, seed, sagitta, self.options.threshold)
-        if z < self.options.threshold or self._is_taken(arc):
+        arc, z = _followed(self.planes.signal, self.planes.weight, width, seed, sagitta, self.options.threshold)
+        if z < self.options.threshold or self.planes.is_taken(arc):
             self._refuse(seed, arc, width)
             return
-        brightness = self._brightness(arc)
-        weight = self._opened(arc, brightness, width)
-        if weight is not self.open:
-            arc, z = _followed(self._clipped(weight), weight, width, arc, sagitta, 0.0)
+        brightness = self.planes.brightness(arc)
+        weight = self.planes.opened(arc, brightness, width)
+        if weight is not self.planes.open:
+            arc, z = _followed(self.planes.clipped(weight), weight, width, arc, sagitta, 0.0)
         profile = measure(
             self.image, self.mask, self.sky, weight, arc.scaled(side), width * side, brightness, self.options.floor
         )
-        taken = self._is_taken(profile.arc.scaled(1.0 / side))
+        taken = self.planes.is_taken(profile.arc.scaled(1.0 / side))
         if not taken and self._is_trail(profile, width, weight, brightness):
             trail = self._trail(profile)
             self.trails.append(trail)
@@ -226,38 +190,9 @@ class _Search:
         else:
             self._refuse(seed, arc, width)
 
-    def _clipped(self, weight: FloatImage) -> FloatImage:
-        """Return weight times value, clipped so that no bin makes a line alone."""
-        return np.asarray(np.clip(self.sky.value, -_CLIP, _CLIP) * weight, np.float32)
-
     def _refuse(self, seed: Arc, arc: Arc, width: float) -> None:
-        self._close(seed, width + 1.0)
-        self._close(arc, width + 1.0)
-
-    def _brightness(self, arc: Arc) -> float:
-        """Return the typical value of the bins on the arc: the median of the best of three across."""
-        x, y = arc.points(np.linspace(0.0, 1.0, int(arc.length) + 2))
-        rows, columns = np.floor(y + 0.5).astype(int), np.floor(x + 0.5).astype(int)
-        height, width = self.sky.value.shape
-        on = (rows >= 1) & (columns >= 1) & (rows < height - 1) & (columns < width - 1)
-        rows, columns = rows[on], columns[on]
-        steep = abs(arc.y1 - arc.y0) >= abs(arc.x1 - arc.x0)
-        across = [self.sky.value[rows + (0 if steep else k), columns + (k if steep else 0)] for k in (-1, 0, 1)]
-        return max(float(np.median(np.max(across, axis=0))), 0.0) if rows.size else 0.0
-
-    def _opened(self, arc: Arc, brightness: float, width: float) -> FloatImage:
-        """Return the weights off sources; what is blocked on a bright arc counts unless it is much brighter.
-
-        Pieces of a bright trail pass for sources; patches tangled with it count all over the strip of the fit.
-        """
-        if brightness < _BRIGHT:
-            return self.open
-        near, beside = np.zeros(self.weight.shape, bool), np.zeros(self.weight.shape, bool)
-        _cover(near, stretched(arc, -1.0, 2.0), 0.5 * width + 3.0)
-        _cover(beside, stretched(arc, -0.05, 1.05), _NEAR)
-        near = (near & self.sources.pieces) | (beside & self.sources.tangled)
-        near &= self.sky.value < 2.5 * brightness
-        return np.where(near, self.sky.weight, self.open)
+        self.planes.close(seed, width + 1.0)
+        self.planes.close(arc, width + 1.0)
 
     def _is_trail(self, profile: Profile, width: float, weight: FloatImage, brightness: float) -> bool:
         arc, shape, options = profile.arc, self.image.shape, self.options
@@ -312,34 +247,7 @@ class _Search:
 
     def _close_trail(self, trail: Trail) -> None:
         arc = Arc(trail.x0, trail.y0, trail.x1, trail.y1, trail.sagitta).scaled(1.0 / self.sky.bin)
-        half = trail.half_width / self.sky.bin + 1.0
-        self._close(arc, half)
-        _cover(self.taken, arc, half + 1.0)
-
-    def _close_column(self, column: Arc, width: float) -> None:
-        """Take out a bad column with the stars it runs through, which passed with it for one long thin patch."""
-        self._close(column, width + 1.0)
-        self._close(column, width, self.open)
-        beside = np.zeros(self.open.shape, bool)
-        _cover(beside, column, _BESIDE)
-        stars = binary_dilation(beside & (self.open > 0) & (self.sky.value > _BRIGHT), iterations=_ROUND)
-        for plane in (self.weight, self.signal, self.open):
-            plane[stars] = 0.0
-
-    def _is_taken(self, arc: Arc) -> bool:
-        """Whether most of the arc runs in the wings of a trail already found."""
-        x, y = arc.points(np.linspace(0.0, 1.0, int(arc.length) + 2))
-        height, width = self.sky.value.shape
-        rows = np.clip(np.floor(y + 0.5).astype(int), 0, height - 1)
-        columns = np.clip(np.floor(x + 0.5).astype(int), 0, width - 1)
-        return bool(self.taken[rows, columns].mean() > 0.5)
-
-    def _close(self, arc: Arc, half: float, *planes: FloatImage) -> None:
-        """Take the bins within `half` of the arc, drawn out a little, out of the sums (or of `planes`)."""
-        gone = np.zeros(self.weight.shape, bool)
-        _cover(gone, stretched(arc, -0.05, 1.05), half)
-        for plane in planes or (self.weight, self.signal):
-            plane[gone] = 0.0
+        self.planes.close_trail(arc, trail.half_width / self.sky.bin + 1.0)
 
 
 def _followed(
