@@ -73,7 +73,8 @@ def _stands_alone(profile: NDArray[np.float64], weights: NDArray[np.float64], fi
     """Whether the light falls off within one pixel on both sides, as no image of the sky does."""
     level = profile / np.maximum(weights, 1.0)
     beside = [level[place] for place in (first - 1, end) if 0 <= place < len(level)]
-    return bool(max(beside, default=0.0) < 0.2 * level[first:end].mean())
+    window = level[max(first, 0) : end]  # empty where it is one of the padding beyond the end
+    return len(window) > 0 and bool(max(beside, default=0.0) < 0.2 * window.mean())
 
 
 def _best_window(profile: NDArray[np.float64], weights: NDArray[np.float64], width: int) -> tuple[float, int, int]:
