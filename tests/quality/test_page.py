@@ -12,7 +12,7 @@ from astropy.io import fits
 
 from tests.system.nights import messages
 from workers.quality.cards import alert_card, cutout_image, light_curve
-from workers.quality.night import latency_rows, night_report
+from workers.quality.night import exposure_rows, latency_rows, night_report
 from workers.quality.page import AlertCard, Report, Table, render
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -113,6 +113,15 @@ def test_latency_takes_the_last_word_of_each_exposure(packets: list[dict]) -> No
         for visit, seconds in ((1, 9.0), (1, 1.0), (2, 3.0))
     ]
     assert latency_rows(quality) == [["isr", "2", "2.00", "2.90", "2.98"]]
+
+
+def test_exposures_are_counted_once_and_only_as_isr_saw_them() -> None:
+    quality = [
+        {"visit": visit, "detector": 0, "stage": stage, "metrics": {"seeingArcsec": seeing, "background": 1.0}}
+        for visit, stage, seeing in ((1, "isr", 9.0), (1, "isr", 1.0), (2, "isr", 3.0), (2, "subtract", 7.0))
+    ]
+    assert exposure_rows(quality) == [["seeing, arcsec", "2", "1.1", "2", "2.9"]]
+    assert exposure_rows([]) == []
 
 
 def test_cutouts_are_fits(packets: list[dict], tmp_path: Path) -> None:

@@ -13,10 +13,23 @@ from workers.quality.evaluation import KINDS, MARGIN, BinRow, Evaluation
 from workers.quality.page import Report, Table
 from workers.quality.pictures import sky_map_svg
 
-__all__ = ["evaluation_table", "latency_rows", "night_report", "purity_table"]
+__all__ = ["evaluation_table", "exposure_rows", "latency_rows", "night_report", "purity_table"]
 
 Packet = Mapping[str, Any]
 _MOST_CARDS = 60
+_EXPOSURE = {
+    "seeingArcsec": "seeing, arcsec",
+    "psfEllipticity": "ellipticity of the PSF",
+    "skyMagnitude": "sky, AB mag per square arcsec",
+    "zeroPoint": "zero point, nJy per electron",
+    "zeroPointScatter": "scatter of the zero point, relative",
+    "transparency": "transparency",
+    "limitingMagnitude": "5-sigma limit, AB mag",
+    "astrometricRms": "astrometric rms, arcsec",
+    "nPsfStars": "PSF stars",
+    "nMatched": "matched stars",
+}
+"""Metrics of characterization that the report shows, and their names on the page."""
 
 
 def latency_rows(quality: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -29,6 +42,21 @@ def latency_rows(quality: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for stage, values in seconds.items():
         parts = np.percentile(list(values.values()), [50, 95, 99])
         rows.append([stage, str(len(values)), *(f"{part:.2f}" for part in parts)])
+    return rows
+
+
+def exposure_rows(quality: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return rows of (quantity, exposures, p5, p50, p95) of what isr's quality records say of the exposures."""
+    measured: dict[str, dict[tuple[int, int], float]] = {name: {} for name in _EXPOSURE}
+    for record in quality:
+        for name in _EXPOSURE.keys() & record["metrics"].keys() if record["stage"] == "isr" else ():
+            measured[name][record["visit"], record["detector"]] = record["metrics"][name]
+    rows = []
+    for name, label in _EXPOSURE.items():
+        values = np.array(list(measured[name].values()))
+        values = values[np.isfinite(values)]
+        if len(values):
+            rows.append([label, str(len(values)), *(f"{part:.4g}" for part in np.percentile(values, [5, 50, 95]))])
     return rows
 
 
@@ -73,6 +101,8 @@ def night_report(
         **(extra or {}),
     }
     tables = [Table("Seconds per stage", ("stage", "exposures", "p50", "p95", "p99"), latency_rows(quality))]
+    if rows := exposure_rows(quality):
+        tables.append(Table("Exposures", ("quantity", "exposures", "p5", "p50", "p95"), rows))
     if evaluation is not None:
         summary |= _against_truth(evaluation)
         tables += _truth_tables(evaluation)
