@@ -223,9 +223,10 @@ class _Search:
         if profile.peak < faintest or (wide and sum(profile.sides) > 2.0 * _SHOULDER):
             return False
         inner = ends_inside(arc, self.image.shape, _BORDER * self.sky.bin)
-        if profile.snr < _CLEARER[inner] * options.threshold:
+        short = arc.length < _SHORT * max(self.image.shape)
+        if profile.snr < _CLEARER[max(inner, 1) if short else inner] * options.threshold:
             return False
-        if arc.length >= _SHORT * max(self.image.shape):
+        if not short:
             return inner < 2 or not fades(profile, 0.6)
         if profile.snr < _LEAST * float(np.sqrt(arc.length)) or is_near_axis(arc):
             return False
