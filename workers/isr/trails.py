@@ -43,7 +43,7 @@ _HIDING = 50.0  # signal to noise of a trail that may hide another beside it: th
 _BORDER = 40.0  # bins: an end so near to the border is taken to lie beyond it
 Lines = Callable[[FloatImage, FloatImage, float, float], NDArray[np.float64]]
 _FAINT = 0.35  # sigma of a pixel below which a wide trail along an axis is doubted
-_STRONG = 35.0  # unless its signal to noise is larger
+_STRONG = 70.0  # unless its signal to noise is larger
 _LEAST = 0.55  # signal to noise over the root of the length of what is short
 _WIDE = 10.0  # pixels of FWHM from which the background makes faint trails
 _SHOULDER = 0.25  # mean level beside a wide one over its peak, above which it is a ridge of the background
@@ -216,8 +216,10 @@ class _Search:
         arc, options = profile.arc, self.options
         if arc.length < max(options.shortest, _ASPECT * profile.fwhm) or profile.fwhm > _WIDEST:
             return False
+        if abs(arc.sagitta) > options.sagitta * (arc.length / max(self.image.shape)) ** 2 + 2.0:
+            return False
         wide = profile.fwhm > _WIDE
-        faintest = (2.0 if wide else 1.0) * options.floor
+        faintest = (3.0 if wide else 1.0) * options.floor
         if wide and is_near_axis(arc) and profile.snr < _STRONG:
             faintest = _FAINT
         if profile.peak < faintest or (wide and sum(profile.sides) > 2.0 * _SHOULDER):
