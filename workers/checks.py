@@ -9,7 +9,7 @@ from pathlib import Path
 from schemas.errors import ConfigurationError, SkydeltaError
 from workers.calibrate.worker import read_file
 from workers.connect import open_blobs, open_bus, open_database, open_topics
-from workers.imaging.reference import load_reference
+from workers.imaging.reference_store import open_reference
 from workers.ingest.pipeline import detector_reach
 from workers.isr.masters import masters_for, open_store
 from workers.score.model import load_classifier
@@ -92,7 +92,7 @@ def _calibrations(survey: Survey, path: Path) -> str:
 
 
 def _reference(survey: Survey) -> str:
-    catalogue = load_reference(survey.path(survey.config.reference.path))
+    catalogue = open_reference(survey.path(survey.config.reference.path))
     return f"{len(catalogue)} stars in bands {', '.join(catalogue.bands)}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from schemas.errors import ConfigurationError, DataError
 from workers.calibrate.worker import read_file
-from workers.characterize.pipeline import measure_frame
+from workers.characterize.pipeline import Options, measure_frame
 from workers.imaging.reference import ReferenceCatalogue
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import remove_signature
@@ -45,7 +45,8 @@ def catalogue_from_frame(path: Path, survey: Survey, zero_point: float) -> Refer
     raw = read_file(path, survey)
     masters = masters_for(raw.info, survey.camera, open_store(survey), survey.config.isr)
     exposure = remove_signature(raw, survey.camera, masters, survey.config.isr)
-    sources = measure_frame(exposure, survey.config.characterize).sources
+    boxes = survey.camera.detector(exposure.info.detector).boxes
+    sources = measure_frame(exposure, Options(survey.config.characterize, boxes)).sources
     stars = sources[sources["clean"] & (sources["snr"] > _THRESHOLD)]
     if len(stars) < 5:
         raise DataError(f"{path}: {len(stars)} stars above {_THRESHOLD:g} sigma are too few for a reference catalogue")
@@ -54,4 +55,4 @@ def catalogue_from_frame(path: Path, survey: Survey, zero_point: float) -> Refer
     band = exposure.info.band
     flux = {band: stars["flux"] * scale}
     error = {band: np.maximum(stars["fluxErr"] * scale, 0.01 * flux[band])}
-    return ReferenceCatalogue(ra, dec, flux, error, name=path.name)
+    return ReferenceCatalogue(ra, dec, flux, error, name=path.name, epoch=np.array(exposure.info.midpointMjdTai))

@@ -49,7 +49,7 @@ def peak():
 
 def main(size=4096, stars=10_000):
     size, stars = int(size), int(stars)
-    config = CharacterizeConfig()
+    config = pipeline.Options(CharacterizeConfig())
     small = make_field(1)
     pipeline.characterize(small.exposure, small.reference, config)
     field = make_field(2, stars=stars, shape=(size, size), fwhm=4.0, brightest=1e6, faintest=300.0)
@@ -60,9 +60,7 @@ def main(size=4096, stars=10_000):
     total = time.process_time() - begin
     for name, seconds in spent.items():
         print(f"{name:24s} {seconds:6.2f} s")
-    print(
-        f"{'everything':24s} {total:6.2f} s CPU for {size}² with {stars} stars; {peak() - before:.0f} MiB at most beyond"
-    )
+    print(f"{'everything':24s} {total:6.2f} s CPU, {size}², {stars} stars; {peak() - before:.0f} MiB at most beyond")
     x, y = np.meshgrid(np.linspace(0, size - 1, 9), np.linspace(0, size - 1, 9))
     ra, dec = field.wcs.pixel_to_sky(x, y)
     off = np.hypot(*(np.array(done.need_wcs().sky_to_pixel(ra, dec)) - [x, y]))

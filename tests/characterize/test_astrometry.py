@@ -7,6 +7,7 @@ from scipy.spatial import KDTree
 from schemas.errors import DataError
 from workers.characterize.astrometry import solve_astrometry
 from workers.characterize.pipeline import SOURCE_DTYPE
+from workers.imaging.wcs import mirrored
 from workers.survey.characterize_config import AstrometryConfig
 
 SHAPE, PAD = (768, 768), 60
@@ -59,3 +60,37 @@ def test_a_header_too_far_off_is_told(draw_wcs):
     _, header, sources, reference = scene(4, 100, draw_wcs, arcsec=(60.0, 70.0))
     with pytest.raises(DataError, match="off by more than search_radius_arcsec = 20"):
         solve_astrometry(header, sources, reference, "r", SHAPE, CONFIG)
+
+
+def test_a_mirrored_camera_is_found_where_parity_is_unknown(draw_wcs):
+    unknown = CONFIG.model_copy(update={"parity": "unknown"})
+    for seed in range(6):
+        wcs, header, sources, reference = scene(seed, 150, draw_wcs)
+        flipped = header if seed % 2 else mirrored(header)
+        found = solve_astrometry(flipped, sources, reference, "r", SHAPE, unknown)
+        x, y = np.array([20.0, 700.0, 384.0]), np.array([20.0, 30.0, 700.0])
+        np.testing.assert_allclose(found.wcs.sky_to_pixel(*wcs.pixel_to_sky(x, y)), [x, y], atol=0.1)
+        if seed % 2 == 0:
+            with pytest.raises(DataError, match="astrometry failed"):
+                solve_astrometry(flipped, sources, reference, "r", SHAPE, CONFIG)
+
+
+def test_the_error_told_is_the_error_made(draw_wcs):
+    pulls = []
+    corners = np.array([0.0, 767.0, 0.0, 767.0]), np.array([0.0, 0.0, 767.0, 767.0])
+    for seed in range(100, 130):
+        wcs, header, sources, reference = scene(seed, 60, draw_wcs)
+        found = solve_astrometry(header, sources, reference, "r", SHAPE, CONFIG)
+        x, y = found.wcs.sky_to_pixel(*wcs.pixel_to_sky(*corners))
+        worst = np.hypot(x - corners[0], y - corners[1]).max()
+        pulls.append(worst * wcs.pixel_scale(384, 384) / found.edge_error)
+    # the largest of four two-dimensional Gaussians, of which one is as wide as told: between 0.7 and 2.5
+    assert 0.6 < np.median(pulls) < 2.5
+    assert np.max(pulls) < 6
+
+
+def test_stars_in_one_corner_do_not_speak_for_the_others(draw_wcs):
+    _, header, sources, reference = scene(7, 900, draw_wcs)
+    corner = (sources["x"] < 170) & (sources["y"] < 170)
+    with pytest.raises(DataError, match="leave a corner of the detector uncertain|astrometry failed"):
+        solve_astrometry(header, sources[corner], reference, "r", SHAPE, CONFIG)

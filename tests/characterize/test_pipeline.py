@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from schemas.errors import ConfigurationError, DataError
-from workers.characterize.pipeline import characterize, measure_frame
+from workers.characterize.pipeline import Options, characterize, measure_frame
 from workers.imaging.masks import MaskPlane
 from workers.imaging.photometry import psf_fluxes, usable_pixels
 from workers.imaging.reference import ReferenceCatalogue
 from workers.survey.characterize_config import CharacterizeConfig
 
-CONFIG = CharacterizeConfig()
+CONFIG = Options(CharacterizeConfig())
 
 
 def wcs_error(found, field, edge=20):

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from schemas.errors import DataError
+from tests.characterize.psf_scenes import Shape, draw_scene
 from workers.characterize.psf_fit import fit_psf, psf_degree
 from workers.characterize.star_selection import select_stars
 from workers.imaging.background import source_free_background
 from workers.imaging.detection import detect
 from workers.imaging.psf import PsfModel
+from workers.imaging.psf_shapes import adaptive_moments
 
 
 def fitted(field, **changes):
@@ -124,3 +126,79 @@ def test_stars_on_a_line_carry_no_two_dimensional_polynomial(draw_field):
     )
     assert found.model.degree == 0
     assert np.isfinite(found.model.coefficients).all()
+
+
+def fitted_scene(scene, **changes):
+    rows = detect(scene.image, scene.noise, np.zeros(scene.image.shape, bool), threshold=5.0).rows
+    stars = select_stars(scene.image, scene.noise, scene.usable, rows, min_snr=50.0, stamp_size=25)
+    chosen = rows[stars.rows]
+    settings = {"fwhm": stars.fwhm, "size": 25, "max_degree": 3, "oversampling": None, **changes}
+    return fit_psf(scene.image, scene.variance, scene.usable, chosen["x"], chosen["y"], **settings)
+
+
+def grid_of(scene, side=6):
+    place = np.linspace(0.05, 0.95, side) * len(scene.image)
+    return (axis.ravel() for axis in np.meshgrid(place, place))
+
+
+def size_and_shape_errors(scene, model):
+    x, y = grid_of(scene)
+    true, ours = adaptive_moments(scene.stamps(x, y, model.size)), adaptive_moments(model.stamps(x, y))
+    return ours.size / true.size - 1.0, ours.e1 - true.e1, ours.e2 - true.e2
+
+
+BRIGHT = {"galaxies": 0, "blends": 0.0, "cosmics": 0, "faintest": 3e4, "brightest": 6e5}
+
+
+@pytest.mark.parametrize(("fwhm", "beta", "coma"), [(2.2, 4.0, 0.0), (2.4, 3.0, 0.3), (3.6, 3.0, 0.3)])
+def test_the_size_is_right_however_few_pixels_there_are(fwhm, beta, coma):
+    scene = draw_scene(3, 1024, shape=Shape(fwhm, beta, coma=coma), stars=200, **BRIGHT)
+    found = fitted_scene(scene)
+    size, e1, e2 = size_and_shape_errors(scene, found.model)
+    assert found.quality.oversampling == (2 if fwhm < 2.5 else 1)
+    assert abs(size.mean()) < 1.5e-3
+    assert size.std() < 6e-3
+    assert np.hypot(e1, e2).mean() < 4e-3
+    assert abs(found.quality.e1 - np.mean(adaptive_moments(scene.stamps(*grid_of(scene), 25)).e1)) < 4e-3
+
+
+def test_a_finer_grid_gives_the_right_flux_at_any_place_in_a_pixel():
+    scene = draw_scene(1, 1024, shape=Shape(2.1, 3.5, variation=0.0, ellipticity=0.0), stars=250, noise=0.02, **BRIGHT)
+    scatter = []
+    for oversampling in (1, 2):
+        model = fitted_scene(scene, oversampling=oversampling, max_degree=0).model
+        x, y = 500.0 + np.random.default_rng(1).uniform(-0.5, 0.5, (2, 60))
+        drawn, ours = scene.stamps(x, y, 25, phase=True), model.stamps_at(x, y)
+        flux = (drawn * ours).sum(axis=(1, 2)) / np.square(ours).sum(axis=(1, 2))
+        scatter.append(flux.std())
+    assert scatter[1] < 5e-5
+    assert scatter[1] < 0.3 * scatter[0]
+
+
+def test_reserved_stars_tell_the_truth():
+    chi2 = []
+    for seed in range(3):
+        shape = Shape(3.0 + 0.6 * seed, 3.0)
+        quality = fitted_scene(draw_scene(seed, 1280, shape=shape, stars=450, galaxies=60, cosmics=20)).quality
+        assert 0.12 < quality.nReserved / quality.nStars < 0.25
+        chi2.append(quality.chi2)
+    assert 0.95 < np.mean(chi2) < 1.08  # a hundred stars' own noise is in the model
+
+
+def test_reserved_stars_show_a_psf_that_is_not_good_enough():
+    scene = draw_scene(2, 1024, shape=Shape(3.6, 3.0, variation=0.5, ellipticity=0.2), stars=250, **BRIGHT)
+    good, bad = fitted_scene(scene).quality, fitted_scene(scene, max_degree=0).quality
+    assert good.degree >= 2
+    assert good.chi2 < 1.3
+    assert bad.chi2 > 2.0 * good.chi2
+    assert bad.modelError > 2.0 * good.modelError
+    assert np.nanstd(bad.residuals[:, :, 9:16, 9:16]) > 2.0 * np.nanstd(good.residuals[:, :, 9:16, 9:16])
+    assert good.residuals.shape == (4, 4, 25, 25)
+    assert good.counts.sum() == good.nStars
+
+
+def test_a_constant_psf_stays_constant_whatever_the_degree():
+    scene = draw_scene(5, 1024, shape=Shape(3.6, 3.0, variation=0.0, ellipticity=0.0), stars=250, **BRIGHT)
+    quality = fitted_scene(scene).quality
+    assert quality.sizeSpread < 5e-3 * quality.size
+    assert quality.fwhm == pytest.approx(3.75, rel=0.02)  # pixels add to it

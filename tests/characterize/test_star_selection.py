@@ -6,23 +6,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import DataError
-from workers.characterize.star_selection import select_stars, size_locus
+from tests.characterize.psf_scenes import FULL, SKY, Shape, draw_scene
+from workers.characterize.psf_locus import stellar_locus
+from workers.characterize.star_selection import select_stars
 from workers.imaging.background import source_free_background
 from workers.imaging.detection import detect
 
 
-@given(st.integers(0, 500), st.floats(1.0, 4.0))
-def test_the_locus_is_the_stars_not_the_galaxies(seed, size):
+def shapes(rng, number, log_size, scatter, ellipticity):
+    return np.c_[rng.normal(log_size, scatter, number), rng.normal(0, ellipticity, (number, 2))]
+
+
+@given(st.integers(0, 500), st.floats(0.2, 3.0), st.floats(0.0, 0.3))
+def test_the_locus_is_the_stars_not_the_galaxies_though_the_seeing_varies(seed, log_size, change):
     rng = np.random.default_rng(seed)
-    stars = size * np.exp(rng.normal(0, 0.02, 40))
-    galaxies = size * rng.uniform(1.3, 4.0, 60)
-    like = size_locus(np.concatenate([stars, galaxies]))
-    assert like[:40].mean() > 0.9
+    x, y = rng.uniform(-1, 1, (2, 160))
+    features = np.concatenate([shapes(rng, 40, log_size, 0.02, 0.01), shapes(rng, 120, log_size + 0.9, 0.4, 0.2)])
+    features[:, 0] += change * (0.5 * x + 0.3 * x * y)
+    features[:, 1] += 0.03 * y
+    like = stellar_locus(features, np.full(160, 200.0), x, y)
+    assert like[:40].mean() > 0.85
     assert like[40:].sum() <= 3
 
 
 def test_one_star_is_its_own_locus():
-    assert size_locus(np.array([2.0])).all()
+    assert stellar_locus(np.array([[1.0, 0.0, 0.1]]), np.array([50.0]), np.zeros(1), np.zeros(1)).all()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def test_bright_isolated_stars_are_taken(scene):
     chosen = rows[sample.rows]
     assert len(chosen) > 40
     assert (np.diff(chosen["flux"]) <= 0).all()
-    assert sample.fwhm == pytest.approx(4.4, rel=0.15)  # the half-light radius of a Moffat, doubled
+    assert sample.fwhm == pytest.approx(3.6, rel=0.15)
     for star in chosen:
         near = np.hypot(field.x - star["x"], field.y - star["y"]) < 10.0
         light = np.sort(field.electrons[near])
@@ -78,3 +86,30 @@ def test_nothing_fit_is_an_error_with_counts(scene):
     _, image, noise = scene
     with pytest.raises(DataError, match=r"PSF needs stars: of \d+ detections .* 0 are unsaturated"):
         choose(image, noise, np.zeros(image.shape, bool))
+
+
+TRAPS = {
+    "more galaxies than stars": {"stars": 60, "galaxies": 1200, "faintest": 4e3},
+    "few stars, many cosmic rays": {"stars": 25, "galaxies": 0, "cosmics": 400},
+    "blends": {"stars": 250, "blends": 0.5},
+    "varying seeing": {"stars": 250, "galaxies": 400, "shape": Shape(3.6, 3.0, variation=0.3)},
+    "crowded": {"stars": 6000, "galaxies": 50, "faintest": 1e3},
+    "saturated": {"stars": 250, "galaxies": 100, "slope": 0.15},
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_traps_leave_stars_only_and_all_over_the_detector(trap):
+    scene = draw_scene(6, 1400, **TRAPS[trap])
+    rows, sample = choose(scene.image, scene.noise, scene.usable)
+    chosen = rows[sample.rows]
+    assert len(chosen) >= 8
+    assert sample.fwhm == pytest.approx(3.75, rel=0.12)
+    nearest = np.array([np.hypot(scene.x - star["x"], scene.y - star["y"]).min() for star in chosen])
+    assert (nearest > 1.0).mean() < 0.04
+    peaks = scene.image[np.round(chosen["y"]).astype(int), np.round(chosen["x"]).astype(int)]
+    assert peaks.max() < FULL - SKY
+    blended = [np.hypot(*(scene.blends - (star["x"], star["y"])).T).min(initial=99.0) < 6.0 for star in chosen]
+    assert np.mean(blended) < (0.25 if trap == "blends" else 0.1)
+    quarters = np.unique((chosen["x"] > 700).astype(int) + 2 * (chosen["y"] > 700))
+    assert len(quarters) == 4

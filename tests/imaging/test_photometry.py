@@ -14,7 +14,8 @@ from workers.imaging.photometry import (
     psf_fluxes,
     usable_pixels,
 )
-from workers.imaging.psf import PsfModel
+from workers.imaging.point_fits import shifted_gradients, shifted_stamps
+from workers.imaging.psf import PsfModel, shift_gradients, shift_stamps
 
 FWHM, SIZE = 3.6, 25
 
@@ -100,6 +101,35 @@ def test_centroid_pulls(sign):
     pulls = np.concatenate(pulls)
     assert abs(pulls.mean()) < 0.045
     assert 0.95 < pulls.std() < 1.05
+
+
+def test_fluxes_at_fitted_positions_are_unbiased_once_their_bias_is_taken_off():
+    excess, corrected, pulls = [], [], []
+    for seed in range(3):
+        image, variance, x, y, flux = scene(seed, (765.0, 766.0))  # S/N 12
+        psf, usable = model(image.shape[1], image.shape[0]), np.ones(image.shape, bool)
+        places = psf_centroids(image, variance, usable, psf, x + 0.1, y - 0.1)
+        rows = psf_fluxes(image, variance, usable, psf, places["x"], places["y"])
+        # the flux at the true place has the same noise and no bias: the difference shows the bias alone
+        fixed = psf_fluxes(image, variance, usable, psf, x, y)["flux"]
+        excess.append((rows["flux"] - fixed) / flux)
+        corrected.append((rows["flux"] - places["fluxBias"] - fixed) / flux)
+        pulls.append((rows["flux"] - places["fluxBias"] - flux) / rows["fluxErr"])
+    assert np.mean(excess) == pytest.approx(1 / 12.0**2, rel=0.15)  # Portillo et al. 2020
+    assert abs(np.mean(corrected)) < 1e-3
+    assert np.std(pulls) == pytest.approx(1.0, abs=0.04)
+
+
+@pytest.mark.parametrize("oversampling", [1, 2, 3])
+def test_the_fast_shift_is_the_shift(oversampling):
+    psf = PsfModel.gaussian(3.0, size=21, width=9, height=9, oversampling=oversampling)
+    rng = np.random.default_rng(0)
+    dx, dy = rng.uniform(-0.5, 0.5, (2, 30))
+    stamps = psf.fine_stamps(np.zeros(30), np.zeros(30))
+    expected = shift_stamps(stamps, dx, dy, oversampling)
+    np.testing.assert_allclose(shifted_stamps(stamps, dx, dy, oversampling), expected, atol=1e-8)
+    slopes = np.stack(shift_gradients(stamps, dx, dy, oversampling=oversampling), axis=1)
+    np.testing.assert_allclose(shifted_gradients(stamps, dx, dy, oversampling), slopes, atol=1e-4)
 
 
 def test_no_noise_no_error():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigurationError
-from workers.imaging.reference import ReferenceCatalogue, load_reference, save_reference
+from workers.imaging.reference import MOTION, ReferenceCatalogue, load_reference, save_reference
 
 
 def catalogue(n=200, seed=1, name="reference.fits"):
@@ -98,3 +98,67 @@ def test_lengths_must_agree():
         ReferenceCatalogue(np.zeros(3), np.zeros(3), {"r": np.zeros(2)}, {"r": np.zeros(2)})
     with pytest.raises(ConfigurationError, match="same stars and bands"):
         ReferenceCatalogue(np.zeros(3), np.zeros(3), {"r": np.zeros(3)}, {})
+
+
+def moving(n=50):
+    rng = np.random.default_rng(2)
+    flux = {band: rng.uniform(1e3, 1e6, n) for band in "gr"}
+    columns = {name: rng.uniform(1, 5, n) for name in MOTION} | {"epoch": rng.uniform(56000, 58000, n)}
+    columns["parallax"] = np.where(rng.random(n) < 0.5, np.nan, columns["parallax"])
+    return ReferenceCatalogue(rng.uniform(0, 360, n), rng.uniform(-90, 90, n), flux, flux, "moving", **columns)
+
+
+def test_motions_are_kept(tmp_path):
+    stars = moving()
+    save_reference(tmp_path / "reference.fits", stars)
+    read = load_reference(tmp_path / "reference.fits").chosen([4, 2])
+    for name in MOTION:
+        np.testing.assert_array_equal(getattr(read, name), getattr(stars, name)[[4, 2]])
+    assert not moving().pmRa.flags.writeable
+
+
+def test_a_file_without_motions_has_none(tmp_path):
+    save_reference(tmp_path / "reference.fits", catalogue())
+    assert "pmRa" not in fits.getdata(tmp_path / "reference.fits").names
+    read = load_reference(tmp_path / "reference.fits")
+    assert all(np.isnan(getattr(read, name)).all() and len(getattr(read, name)) == 200 for name in MOTION)
+    assert len(read.chosen(np.zeros(200, bool)).pmRa) == 0
+
+
+def test_one_number_for_all():
+    stars = ReferenceCatalogue(np.zeros(3), np.zeros(3), {"r": np.ones(3)}, {"r": np.ones(3)}, epoch=np.array(57388.5))
+    np.testing.assert_array_equal(stars.epoch, np.full(3, 57388.5))
+    np.testing.assert_array_equal(stars.chosen([1]).epoch, [57388.5])
+    assert stars.chosen([False] * 3).epoch.shape == (0,)
+    with pytest.raises(ConfigurationError, match="pmRa and ra differ"):
+        ReferenceCatalogue(np.zeros(3), np.zeros(3), {"r": np.ones(3)}, {"r": np.ones(3)}, pmRa=np.zeros(2))
+
+
+def test_color_is_of_magnitudes():
+    flux = {"g": np.array([1.0, 0.0, np.nan, 5.0, -1.0]), "r": np.array([100.0, 1.0, 1.0, 5.0, -1.0])}
+    stars = ReferenceCatalogue(np.zeros(5), np.zeros(5), flux, flux)
+    np.testing.assert_allclose(stars.color("g", "r"), [5.0, np.nan, np.nan, 0.0, np.nan])
+    np.testing.assert_allclose(stars.color("r", "g")[0], -5.0)
+    with pytest.raises(ConfigurationError, match="no column flux_z; it has the bands g, r"):
+        stars.color("g", "z")
+
+
+def test_units_that_a_file_states_are_turned(tmp_path):
+    columns = [
+        fits.Column("ra", "D", unit="rad", array=np.radians([10.0])),
+        fits.Column("dec", "D", unit="rad", array=np.radians([-20.0])),
+        fits.Column("flux_r", "D", unit="Jy", array=[1e-6]),
+        fits.Column("flux_r_err", "D", unit="Jy", array=[1e-8]),
+        fits.Column("PMRA", "E", unit="arcsec/yr", array=[0.01]),
+        fits.Column("epoch", "D", unit="yr", array=[2016.0]),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "r.fits")
+    read = load_reference(tmp_path / "r.fits")
+    np.testing.assert_allclose(
+        [read.ra[0], read.dec[0], read.flux["r"][0], read.pmRa[0]], [10, -20, 1e3, 10], rtol=1e-6
+    )
+    np.testing.assert_array_equal(read.epoch, [57388.5])
+    columns[4] = fits.Column("pmra", "E", unit="Jy", array=[0.01])
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "r.fits", overwrite=True)
+    with pytest.raises(ConfigurationError, match="pmra is in Jy, not in mas/yr"):
+        load_reference(tmp_path / "r.fits")

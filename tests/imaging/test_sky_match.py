@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import DataError
+from workers.imaging.match_chance import MAX_CHANCE, refusal, weigh
 from workers.imaging.sky_match import fit_affine, match_stars, mutual_pairs
 
 
@@ -93,3 +94,69 @@ def test_affine_fits_use_what_the_points_carry(points):
     turn = np.radians(0.5) if points > 2 else 0.0
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     np.testing.assert_allclose(fit_affine(p, p @ matrix.T + [3, -2])(p), p @ matrix.T + [3, -2], atol=1e-9)
+
+
+def test_bright_artefacts_and_saturated_stars_do_not_hide_a_deep_field():
+    for seed in range(6):
+        rng = np.random.default_rng(500 + seed)
+        sources, flux, references, reference_flux, names, truth = scene(seed, 1500, size=2048.0)
+        dim = flux < np.percentile(flux, 90)
+        sources, flux, names = sources[dim], flux[dim], names[dim]
+        extra = rng.uniform(0, 2048, (len(sources), 2))
+        match = match_stars(
+            np.concatenate([sources, extra]),
+            np.r_[flux, 3.0 * rng.permutation(flux)],
+            references,
+            reference_flux,
+            search_radius=250,
+            match_radius=5,
+        )
+        assert (np.r_[names, np.full(len(extra), -2)][match.source] == truth[match.reference]).mean() > 0.9
+        assert match.evidence.chance < np.log(MAX_CHANCE)
+
+
+def test_pairs_that_disagree_in_magnitude_are_refused():
+    sources, _, references, _, *_ = scene(1, 60, missing=0.0, spurious=0.0)
+    rng = np.random.default_rng(1)
+    with pytest.raises(DataError, match="matches the"):
+        match_stars(
+            sources,
+            10 ** rng.uniform(0, 4, len(sources)),
+            references,
+            10 ** rng.uniform(0, 4, len(references)),
+            search_radius=50,
+            match_radius=5,
+        )
+
+
+def evidence(**changes):
+    rng = np.random.default_rng(2)
+    points = rng.uniform(0, 1000, (30, 2))
+    base = {
+        "matrix": np.eye(2),
+        "measured": points[:20],
+        "predicted": points,
+        "magnitudes": rng.normal(0, 0.2, 20),
+        "bright": (15, 20),
+        "counts": (0.5, 0.5),
+        "trials": 1e6,
+    }
+    return weigh(**{**base, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"counts": (0.5, 9.0)}, "as chance would"),
+        ({"magnitudes": np.zeros(8)}, "as chance would"),
+        ({"magnitudes": np.r_[np.zeros(30), np.linspace(2, 9, 25)]}, "agree in magnitude"),
+        ({"bright": (3, 20)}, "of the bright stars predicted are there"),
+        ({"matrix": np.diag([1.02, 1.02])}, "scale off by 2.00%"),
+        ({"matrix": np.array([[1.0, 0.03], [0.0, 1.0]])}, "shear"),
+        ({"measured": np.random.default_rng(1).uniform(0, 90, (20, 2))}, "along a line or in a corner"),
+    ],
+)
+def test_each_part_of_the_test_refuses_alone(changes, reason):
+    why = refusal(evidence(**changes))
+    assert why is None if reason is None else reason in why

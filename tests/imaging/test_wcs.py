@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import DataError
-from workers.imaging.wcs import SkyWcs
+from workers.imaging.wcs import SkyWcs, focal_to_sky, mirrored, pixel_to_focal, sky_to_focal
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,3 +82,27 @@ def test_a_header_without_wcs_or_with_nan_is_refused():
     ):
         with pytest.raises(DataError, match="WCS"):
             SkyWcs.from_cards({**cards, **broken})
+
+
+def test_focal_plane_and_projection_make_the_whole_map():
+    header = SkyWcs.tangent(30.0, -40.0, (100.0, 80.0), 0.5, 20.0).header()
+    header["CTYPE1"], header["CTYPE2"] = "RA---TAN-SIP", "DEC--TAN-SIP"
+    header["A_ORDER"] = header["B_ORDER"] = 2
+    header["A_2_0"], header["B_1_1"] = 1e-4, -2e-4
+    wcs = SkyWcs(header)
+    points = np.random.default_rng(1).uniform(0, 200, (20, 2))
+    focal = pixel_to_focal(wcs, points)
+    assert np.abs(focal - points).max() > 0.5
+    sky = focal_to_sky(wcs, focal)
+    np.testing.assert_allclose(sky, wcs.pixel_to_sky(*points.T), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(sky_to_focal(wcs, *sky), focal, atol=1e-7)
+
+
+def test_the_mirrored_wcs_is_that_of_the_flipped_image():
+    header = SkyWcs.tangent(30.0, -40.0, (100.0, 80.0), 0.5, 20.0).header()
+    header["CTYPE1"], header["CTYPE2"] = "RA---TAN-SIP", "DEC--TAN-SIP"
+    header["A_ORDER"] = header["B_ORDER"] = 3
+    header["A_2_0"], header["A_1_2"], header["B_1_1"], header["B_0_3"] = 1e-4, 3e-7, -2e-4, 1e-7
+    wcs = SkyWcs(header)
+    x, y = np.random.default_rng(2).uniform(0, 200, (2, 20))
+    np.testing.assert_allclose(mirrored(wcs).pixel_to_sky(200.0 - x, y), wcs.pixel_to_sky(x, y), rtol=0, atol=1e-11)

@@ -6,8 +6,10 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from schemas.errors import DataError
-from workers.imaging.wcs import SkyWcs
-from workers.imaging.wcs_fit import fit_wcs, tan_sip
+from workers.imaging.wcs import SkyWcs, focal_to_sky, pixel_to_focal
+from workers.imaging.wcs_cards import tan_sip, tan_tpv
+from workers.imaging.wcs_correction import Correction, Design
+from workers.imaging.wcs_fit import composed, fit_wcs
 
 SHAPE = (768, 1024)
 
@@ -134,6 +136,28 @@ def test_tan_sip_of_order_one_is_plain_tan():
     assert found.header()["CTYPE1"] == "RA---TAN"
 
 
+@pytest.mark.parametrize("order", [1, 3, 5, 7])
+def test_tpv_is_written_and_read_alike_by_astropy(order):
+    rng = np.random.default_rng(order)
+    truth, plain = distorted(rng, amount=8.0)
+    truth = truth if order > 1 else plain
+    axes = np.meshgrid(np.linspace(0, 1023, 12), np.linspace(0, 767, 12))
+    x, y = (axis.ravel() for axis in axes)
+    found, residual = tan_tpv(x, y, *truth.pixel_to_sky(x, y), order=order, shape=SHAPE)
+    assert residual < 1e-5
+    header = fits.Header.fromstring(found.header().tostring())
+    assert header["CTYPE1"] == "RA---TPV"
+    px, py = rng.uniform(0, 1023, 50), rng.uniform(0, 767, 50)
+    sky = WCS(header).all_pix2world(px, py, 0)
+    np.testing.assert_allclose(sky, truth.pixel_to_sky(px, py), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(SkyWcs(header).sky_to_pixel(*sky), [px, py], atol=1e-3)
+
+
+def test_tpv_has_no_order_eight():
+    with pytest.raises(DataError, match="orders 1 to 7"):
+        tan_tpv(*np.zeros((4, 9)), order=8, shape=SHAPE)
+
+
 def test_a_field_across_ra_zero():
     truth = SkyWcs.tangent(0.0, 10.0, (511.5, 383.5), 0.4)
     rng = np.random.default_rng(9)
@@ -154,3 +178,18 @@ def test_nonsense_is_refused():
     x, y, error, ra, dec = stars(rng, truth, 30, error=0.9)
     with pytest.raises(DataError, match=r"astrometry failed: .* matches, rms .* pixels > 0\.5"):
         fit_wcs(truth, x, y, error, ra, dec, SHAPE)
+
+
+@pytest.mark.parametrize("amount", [0.5, 10.0, 40.0])
+def test_the_written_wcs_follows_distortion_and_correction_together(amount):
+    rng = np.random.default_rng(12)
+    start, _ = distorted(rng, amount=amount / 4.0)
+    solution = rng.normal(0, 0.7, (15, 2))
+    solution[:3] *= 40.0
+    correction = Correction(solution, 4, np.zeros((15, 15)), 0.0)
+    found = composed(start, correction, SHAPE)
+    points = np.stack([rng.uniform(0, SHAPE[1] - 1, 400), rng.uniform(0, SHAPE[0] - 1, 400)], axis=1)
+    focal = pixel_to_focal(start, points)
+    sky = focal_to_sky(start, focal + Design(SHAPE)(focal) @ solution)
+    back = np.stack(SkyWcs(fits.Header.fromstring(found.header().tostring())).sky_to_pixel(*sky), axis=1)
+    assert np.abs(back - points).max() < 0.004

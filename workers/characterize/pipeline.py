@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,15 @@ from numpy.typing import NDArray
 
 from schemas.errors import DataError
 from workers.characterize.astrometry import Astrometry, solve_astrometry
+from workers.characterize.color_terms import ColorTerm
+from workers.characterize.metrics import background_metrics, psf_metrics, sky_metrics, zero_point_metrics
+from workers.characterize.nightly_terms import catalogue_colors
 from workers.characterize.psf_fit import PsfFit, fit_psf
 from workers.characterize.star_selection import select_stars
 from workers.characterize.zero_point import ZeroPoint, fit_zero_point
+from workers.characterize.zero_point_clouds import sky_clarity
 from workers.imaging.background import Background, source_free_background
+from workers.imaging.background_layers import Box
 from workers.imaging.detection import Detections, detect
 from workers.imaging.exposure import Exposure, PhotoCalib
 from workers.imaging.masks import BLOCKING, MaskPlane
@@ -21,9 +27,9 @@ from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes
 from workers.imaging.psf import PsfModel
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.wcs import SkyWcs
-from workers.survey.characterize_config import CharacterizeConfig
+from workers.survey.characterize_config import CharacterizeConfig, PsfConfig
 
-__all__ = ["SOURCE_DTYPE", "Frame", "Sky", "characterize", "measure_frame"]
+__all__ = ["SOURCE_DTYPE", "Frame", "Options", "Sky", "characterize", "measure_frame"]
 
 _Bool = NDArray[np.bool_]
 
@@ -37,6 +43,17 @@ THRESHOLD = 5.0
 LIMIT_SIGMA = 5.0
 SPIKE = 2.0
 """A pixel that exceeds the fitted star's by this factor, and by the threshold, is not a star's."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the survey says about how its exposures are characterized."""
+
+    config: CharacterizeConfig
+    amplifiers: tuple[Box, ...] = ()
+    """Of the detector, (y0, y1, x0, x1); empty: no steps between them are looked for."""
+    colorTerms: Mapping[str, ColorTerm] = field(default_factory=dict)
+    """By band."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +77,24 @@ class Frame:
     """Rows of `SOURCE_DTYPE`; spikes (hot pixels, cosmic rays) are left out."""
 
 
-def measure_frame(exposure: Exposure, config: CharacterizeConfig) -> Frame:
+def measure_frame(exposure: Exposure, options: Options) -> Frame:
     """Measure background, PSF and stars of an exposure in electrons; no WCS is needed.
 
     Raises DataError where there is no sky or no star.
     """
-    sky = _subtract_sky(exposure, config)
-    psf = _measure_psf(exposure, sky, config)
+    sky = _subtract_sky(exposure, options)
+    psf = _measure_psf(exposure, sky, options.config.psf)
     return Frame(sky, psf, _measure_sources(exposure, sky, psf.model))
 
 
-def characterize(exposure: Exposure, reference: ReferenceCatalogue, config: CharacterizeConfig) -> Exposure:
+def characterize(exposure: Exposure, reference: ReferenceCatalogue, options: Options) -> Exposure:
     """Return `exposure` (electrons, with its header's WCS) in nJy: background-subtracted, with PSF, WCS and zero point.
 
     Image and variance are scaled by the zero point; the variance, which holds the sources' Poisson noise already, is
-    not otherwise changed; pixels of detected sources get DETECTED. Metrics: background, backgroundRms (electrons),
-    seeingFwhm (pixels), seeingArcsec, nPsfStars, nDetected, astrometricRms (arcsec per coordinate), nMatched, zeroPoint
-    (nJy per electron), zeroPointErr (same unit), zeroPointScatter (relative), psfLimit (5 sigma, nJy).
-    Raises DataError, naming the exposure, where there is no sky, no star, or no match; ConfigurationError where the
-    catalogue lacks the band.
+    not otherwise changed; pixels of detected sources get DETECTED. `reference` at the date of the exposure. Metrics:
+    seeingFwhm (pixels), seeingArcsec, nDetected, and those of `workers.characterize.metrics`; what is not known is not
+    among them. Raises DataError, naming the exposure, where there is no sky, no star, or no match; ConfigurationError
+    where the catalogue lacks the band, or the bands of its colour term.
     """
     if exposure.unit != "electron":
         raise DataError(
@@ -87,21 +103,29 @@ def characterize(exposure: Exposure, reference: ReferenceCatalogue, config: Char
     header_wcs = exposure.need_wcs()
     reference.in_band(exposure.info.band)
     try:
-        frame = measure_frame(exposure, config)
+        frame = measure_frame(exposure, options)
         sight = solve_astrometry(
-            header_wcs, frame.sources, reference, exposure.info.band, exposure.shape, config.astrometry
+            header_wcs, frame.sources, reference, exposure.info.band, exposure.shape, options.config.astrometry
         )
-        zero = _zero_point(frame.sources, reference, exposure.info.band, sight, config)
+        zero = _zero_point(frame, exposure, reference, sight, options)
     except DataError as error:
         raise DataError(f"exposure {exposure.info.label} ({exposure.info.fileName}): {error}") from error
-    return _calibrated(exposure, frame, sight, zero, reference)
+    return _calibrated(exposure, frame, sight, zero, reference, options)
 
 
-def _subtract_sky(exposure: Exposure, config: CharacterizeConfig) -> Sky:
+def _subtract_sky(exposure: Exposure, options: Options) -> Sky:
     """Subtract the background and detect what stands above it; saturated cores count as detections."""
     usable = usable_pixels(exposure.image, exposure.variance, exposure.mask)
     blocked = ~usable_pixels(exposure.image, exposure.variance, exposure.mask, BLOCKING & ~MaskPlane.SATURATED)
-    background = source_free_background(exposure.image, blocked, mesh=config.background.mesh)
+    config = options.config.background
+    background = source_free_background(
+        exposure.image,
+        blocked,
+        mesh=config.mesh,
+        threshold=config.threshold,
+        grow=config.grow,
+        boxes=options.amplifiers if config.amplifier_steps else (),
+    )
     image = exposure.image - background.level
     found = detect(image, background.noise, blocked, threshold=THRESHOLD)
     if len(found.rows) == 0:
@@ -112,12 +136,12 @@ def _subtract_sky(exposure: Exposure, config: CharacterizeConfig) -> Sky:
     return Sky(image, background, usable, found)
 
 
-def _measure_psf(exposure: Exposure, sky: Sky, config: CharacterizeConfig) -> PsfFit:
+def _measure_psf(exposure: Exposure, sky: Sky, config: PsfConfig) -> PsfFit:
     """Choose stars and fit the PSF to them."""
     trusted = sky.usable & ((exposure.mask & int(MaskPlane.SUSPECT)) == 0)
     rows = sky.detections.rows
     noise = sky.background.noise
-    stars = select_stars(sky.image, noise, trusted, rows, min_snr=config.psf.star_snr, stamp_size=config.psf.size)
+    stars = select_stars(sky.image, noise, trusted, rows, min_snr=config.star_snr, stamp_size=config.size)
     chosen = rows[stars.rows]
     return fit_psf(
         sky.image,
@@ -126,8 +150,9 @@ def _measure_psf(exposure: Exposure, sky: Sky, config: CharacterizeConfig) -> Ps
         chosen["x"],
         chosen["y"],
         fwhm=stars.fwhm,
-        size=config.psf.size,
-        max_degree=config.psf.degree,
+        size=config.size,
+        max_degree=config.degree,
+        oversampling=None if config.oversample else 1,
     )
 
 
@@ -143,9 +168,10 @@ def _measure_sources(exposure: Exposure, sky: Sky, psf: PsfModel) -> NDArray[Any
     for name in ("x", "y"):
         rows[name] = np.where(fitted, places[name], found[name])
         rows[f"{name}Err"] = np.where(fitted, places[f"{name}Err"], np.nan)
-    rows["flux"] = np.where(fitted, fluxes["flux"], found["flux"])
+    flux = fluxes["flux"] - np.nan_to_num(places["fluxBias"])  # a fitted position flatters the flux
+    rows["flux"] = np.where(fitted, flux, found["flux"])
     rows["fluxErr"] = np.where(fitted, fluxes["fluxErr"], np.nan)
-    rows["snr"] = np.where(fitted, fluxes["flux"] / fluxes["fluxErr"], 0.0)
+    rows["snr"] = np.where(fitted, flux / fluxes["fluxErr"], 0.0)
     rows["clean"] = fitted & (flags == 0) & (found["flags"] == 0)
     return np.asarray(rows[~(fitted & _spikes(sky, psf, rows))])
 
@@ -159,22 +185,29 @@ def _spikes(sky: Sky, psf: PsfModel, rows: NDArray[Any]) -> _Bool:
 
 
 def _zero_point(
-    sources: NDArray[Any], reference: ReferenceCatalogue, band: str, sight: Astrometry, config: CharacterizeConfig
+    frame: Frame, exposure: Exposure, reference: ReferenceCatalogue, sight: Astrometry, options: Options
 ) -> ZeroPoint:
     """Compare the fluxes of the matched clean stars with the reference's."""
+    band, config = exposure.info.band, options.config
     flux, error = reference.in_band(band)
-    stars, rows = sources[sight.source], sight.reference
+    stars, rows = frame.sources[sight.source], sight.reference
     clean = stars["clean"]
-    if (
-        np.count_nonzero(clean) < config.astrometry.min_matches
-    ):  # crowded: blends are better than nothing, outliers are clipped
+    if np.count_nonzero(clean) < config.astrometry.min_matches:  # crowded: blends are better than nothing
         clean = np.isfinite(stars["fluxErr"])
+    term = options.colorTerms.get(band)
+    color = None if term is None else catalogue_colors(reference, term.color)[0][rows[clean]]
+    chosen = stars[clean]
     return fit_zero_point(
-        stars["flux"][clean],
-        stars["fluxErr"][clean],
+        chosen["flux"],
+        chosen["fluxErr"],
         flux[rows[clean]],
         np.nan_to_num(error[rows[clean]]),
         min_stars=config.photometry.min_stars,
+        color=color,
+        color_term=term,
+        x=chosen["x"],
+        y=chosen["y"],
+        shape=exposure.shape if config.photometry.spatial else None,
     )
 
 
@@ -184,36 +217,46 @@ def _calibrated(
     sight: Astrometry,
     zero: ZeroPoint,
     reference: ReferenceCatalogue,
+    options: Options,
 ) -> Exposure:
     """Put the pieces together."""
     sky, psf = frame.sky, frame.psf
     height, width = exposure.shape
-    scale = np.float32(zero.nJyPerElectron)
+    factor: NDArray[np.float32] | np.float32 = np.float32(zero.nJyPerElectron)
+    if zero.spatial is not None:
+        factor = factor * zero.plane(exposure.shape)
     middle = 0.5 * (width - 1), 0.5 * (height - 1)
-    fwhm = psf.model.fwhm(*middle)
-    noise = np.sqrt(float(np.median(exposure.variance[sky.usable])) * float(psf.model.noise_area(*middle)[0]))
-    detected = np.where(sky.detections.segments > 0, np.int32(MaskPlane.DETECTED), np.int32(0))
+    fwhm, scale = psf.model.fwhm(*middle), sight.wcs.pixel_scale(*middle)
+    some = slice(None, None, max(min(exposure.shape) // 512, 1))
+    typical = float(np.median(exposure.variance[some, some][sky.usable[some, some]]))
+    noise = np.sqrt(typical * float(psf.model.noise_area(*middle)[0]))
+    mask = exposure.mask.copy()
+    mask[sky.detections.segments > 0] |= int(MaskPlane.DETECTED)
     calibrated = exposure.replaced(
-        image=sky.image * scale,
-        variance=exposure.variance * scale**2,
-        mask=exposure.mask | detected,
+        image=sky.image * factor,
+        variance=exposure.variance * np.square(factor),
+        mask=mask,
         unit="nJy",
         wcs=SkyWcs(sight.wcs.header()),  # as a file gives it back: fused stages see what separate ones see
         psf=psf.model,
         photo=PhotoCalib(zero.nJyPerElectron, zero.relativeError, zero.nStars),
-        provenance={**exposure.provenance, "reference": reference.name},
+        provenance={**exposure.provenance, "reference": reference.name, **_color_provenance(zero)},
     )
-    return calibrated.with_metrics(
-        background=sky.background.median,
-        backgroundRms=sky.background.medianNoise,
-        seeingFwhm=fwhm,
-        seeingArcsec=fwhm * sight.wcs.pixel_scale(*middle),
-        nPsfStars=float(np.count_nonzero(psf.used)),
-        nDetected=float(len(sky.detections.rows)),
-        astrometricRms=sight.rms,
-        nMatched=float(len(sight.source)),
-        zeroPoint=zero.nJyPerElectron,
-        zeroPointErr=zero.nJyPerElectron * zero.relativeError,
-        zeroPointScatter=zero.scatter,
-        psfLimit=LIMIT_SIGMA * float(noise) * zero.nJyPerElectron,
+    clarity = sky_clarity(
+        zero, exposure.info.band, exposure.info.exposureTime, exposure.shape, options.config.photometry
     )
+    metrics = {
+        **background_metrics(sky.background),
+        "seeingFwhm": fwhm,
+        "seeingArcsec": fwhm * scale,
+        "nDetected": float(len(sky.detections.rows)),
+        **psf_metrics(psf),
+        **zero_point_metrics(zero, clarity),
+        **sky_metrics(sky.background, sight, zero, LIMIT_SIGMA * float(noise) * zero.nJyPerElectron, scale),
+    }
+    return calibrated.with_metrics(**{name: value for name, value in metrics.items() if np.isfinite(value)})
+
+
+def _color_provenance(zero: ZeroPoint) -> dict[str, str]:
+    term = zero.colorTerm
+    return {} if term is None else {"colorTerm": f"{term.color} {term.slope:+.5f} at {term.pivot:.3f}"}

@@ -1,4 +1,4 @@
-"""Choose the stars that the PSF is measured on: bright, unsaturated, isolated, and of the size that stars share."""
+"""Choose the stars that the PSF is measured on: bright, unsaturated, isolated, and of the shape that stars share."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sep
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial import KDTree
 
 from schemas.errors import DataError
-from workers.imaging.detection import sep_image
+from workers.characterize.psf_locus import stellar_locus
+from workers.imaging.pixel_boxes import PixelBoxes, cut_boxes
+from workers.imaging.psf_shapes import Shapes, adaptive_moments
 
-__all__ = ["StarSample", "select_stars", "size_locus"]
+__all__ = ["StarSample", "select_stars"]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
 
 FWHM_PER_AXIS = 2.355
-MIN_HALF_LIGHT = 0.7
-"""Pixels; hot pixels and cosmic rays lie below."""
+NARROWEST = 0.33
+"""Pixels^2, second moment along the short axis; a star of FWHM 1.2 pixels has it, cosmic rays lie below."""
 NEIGHBOUR_FLUX = 0.03
 """A neighbour inside the stamp with more than this share of the star's flux spoils it."""
-WANTED = 12
+WANTED = 16
 """Stars: with fewer, the S/N bound is lowered, down to a fifth of the configured one."""
+CANDIDATES = 1200
+"""Brightest whose shapes are measured."""
 MOST = 250
 """Brightest stars taken: more cost time and add nothing."""
 
@@ -36,7 +38,7 @@ class StarSample:
 
     rows: NDArray[np.int64]
     fwhm: float
-    """Pixels: twice the median half-light radius, exact for a Gaussian."""
+    """Pixels: of the Gaussian with the stars' median adaptive-moment size."""
 
 
 def select_stars(
@@ -55,41 +57,34 @@ def select_stars(
     """
     snr = detections["flux"] / (noise[_pixel(detections)] * np.sqrt(np.maximum(detections["npix"], 1)))
     clean = _inside(detections, image.shape, stamp_size // 2 + 1) & (detections["flags"] == 0)
-    fwhm = _first_fwhm(detections, snr, clean)
-    reach = max(1, round(fwhm))
-    spoiled = ndimage.maximum_filter(~usable, size=2 * reach + 1)
-    clean &= ~spoiled[_pixel(detections)]
+    clean &= usable[_pixel(detections)]
     alone = _isolated(detections, 0.5 * stamp_size + 1.0)
-    bright, bound = snr > min_snr, min_snr
-    while np.count_nonzero(clean & alone & bright) < WANTED and bound > 0.2 * min_snr:
+    bound = min_snr
+    while True:
+        rows = np.flatnonzero(clean & alone & (snr > bound))
+        rows = rows[np.argsort(-detections["flux"][rows], kind="stable")][:CANDIDATES]
+        sample = _on_locus(image, usable, detections, rows, snr, stamp_size)
+        if len(sample.rows) >= WANTED or bound <= 0.2 * min_snr:
+            break
         bound *= 0.8
-        bright = snr > bound
-    rows = np.flatnonzero(clean & alone & bright)
-    if len(rows) == 0:
+    if len(sample.rows) == 0:
         raise DataError(
             f"PSF needs stars: of {len(detections)} detections {np.count_nonzero(snr > bound)} exceed S/N {bound:.0f}, "
             f"{np.count_nonzero(clean)} are unsaturated and off the edges, {np.count_nonzero(alone)} isolated, none is "
-            "all three; is the exposure blank, trailed or out of focus?"
+            "all three and as wide as a star; is the exposure blank, trailed or out of focus?"
         )
-    rows = rows[np.argsort(-detections["flux"][rows], kind="stable")][:MOST]
-    return _on_locus(image, usable, detections, rows, fwhm)
+    return sample
 
 
 def _pixel(detections: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (row, column) of the pixel under each barycentre."""
+    """Return (row, column) of the pixels that hold the detections."""
     return np.round(detections["y"]).astype(np.int64), np.round(detections["x"]).astype(np.int64)
 
 
 def _inside(detections: NDArray[Any], shape: tuple[int, ...], margin: int) -> _Bool:
-    """Tell which detections lie at least `margin` pixels from every edge."""
-    x, y = detections["x"], detections["y"]
-    return np.asarray((x >= margin) & (x < shape[1] - margin) & (y >= margin) & (y < shape[0] - margin))
-
-
-def _first_fwhm(detections: NDArray[Any], snr: _Float, clean: _Bool) -> float:
-    """Return a rough FWHM, pixels, from the isophotal moments of the brighter clean detections."""
-    axes = np.sqrt(detections["a"] * detections["b"])[clean & (snr > 10.0)]
-    return float(np.clip(FWHM_PER_AXIS * np.median(axes), 1.5, 20.0)) if len(axes) else 3.0
+    """Tell which detections are at least `margin` pixels from the edges."""
+    x, y, height, width = detections["x"], detections["y"], shape[0], shape[1]
+    return np.asarray((x >= margin) & (y >= margin) & (x < width - margin) & (y < height - margin))
 
 
 def _isolated(detections: NDArray[Any], radius: float) -> _Bool:
@@ -108,38 +103,36 @@ def _isolated(detections: NDArray[Any], radius: float) -> _Bool:
 
 
 def _on_locus(
-    image: NDArray[np.floating], usable: _Bool, detections: NDArray[Any], rows: NDArray[np.int64], fwhm: float
+    image: NDArray[np.floating],
+    usable: _Bool,
+    detections: NDArray[Any],
+    rows: NDArray[np.int64],
+    snr: _Float,
+    stamp_size: int,
 ) -> StarSample:
-    """Keep the rows whose half-light radius is that of stars, and whose shape is that of most."""
-    clean, masked = sep_image(image, ~usable)
+    """Keep the rows whose shape is that of stars; none where there is none."""
     chosen = detections[rows]
-    reach = np.full(len(rows), max(4.0, 2.5 * fwhm))
-    half_light, flag = sep.flux_radius(clean, chosen["x"], chosen["y"], reach, 0.5, mask=masked, subpix=5)
-    sized = (half_light > MIN_HALF_LIGHT) & np.isfinite(half_light) & (flag & sep.APER_NONPOSITIVE == 0)
-    if not sized.any():
-        raise DataError(
-            f"PSF needs stars: all {len(rows)} candidates are narrower than {MIN_HALF_LIGHT} pixels "
-            "(hot pixels, cosmic rays)"
-        )
-    rows, half_light, chosen = rows[sized], half_light[sized], chosen[sized]
-    like = size_locus(half_light)
-    stretch = (chosen["a"] - chosen["b"]) / (chosen["a"] + chosen["b"])
-    shape = np.stack([stretch * np.cos(2 * chosen["theta"]), stretch * np.sin(2 * chosen["theta"])], axis=1)
-    like &= np.hypot(*(shape - np.median(shape[like], axis=0)).T) < 0.12
-    return StarSample(rows[like], float(2.0 * np.median(half_light[like])))
+    axes = np.median(np.sqrt(chosen["a"] * chosen["b"])) if len(rows) else 1.0
+    fwhm = float(np.clip(FWHM_PER_AXIS * axes, 1.5, 20.0))
+    half = int(np.clip(np.ceil(1.8 * fwhm), 4, stamp_size // 2))
+    boxes = cut_boxes(image, image, usable, chosen["x"], chosen["y"], 2 * half + 1)
+    shapes = adaptive_moments(boxes.data, (fwhm / FWHM_PER_AXIS) ** 2)
+    sound = _sound(boxes, shapes, fwhm)
+    rows, chosen, size = rows[sound], chosen[sound], shapes.size[sound]
+    if len(rows) == 0:
+        return StarSample(rows, fwhm)
+    height, width = image.shape
+    x, y = 2.0 * chosen["x"] / width - 1.0, 2.0 * chosen["y"] / height - 1.0
+    features = np.stack([np.log(size), shapes.e1[sound], shapes.e2[sound]], axis=1)
+    like = stellar_locus(features, snr[rows], x, y)
+    return StarSample(rows[like][:MOST], FWHM_PER_AXIS * float(np.sqrt(0.5 * np.median(size[like]))))
 
 
-def size_locus(size: _Float, width: float = 0.15) -> _Bool:
-    """Tell which sizes belong to the densest cluster of log(size): the stars, for galaxies spread to larger sizes.
-
-    `size` any positive measure (n,); `width` of the window that finds the cluster, in ln. Members lie within three
-    robust sigma of its median, but at least 8 % and at most 20 %.
-    """
-    log = np.sort(np.log(size))
-    count = np.searchsorted(log, log + width, side="right") - np.arange(len(log))
-    first = int(np.argmax(count))
-    middle = float(np.median(log[first : first + count[first]]))
-    near = np.abs(np.log(size) - middle) < width
-    middle = float(np.median(np.log(size[near])))
-    spread = 1.4826 * float(np.median(np.abs(np.log(size[near]) - middle)))
-    return np.asarray(np.abs(np.log(size) - middle) < np.clip(3.0 * spread, 0.08, 0.20))
+def _sound(boxes: PixelBoxes, shapes: Shapes, fwhm: float) -> _Bool:
+    """Tell which have a shape, wider than a cosmic ray's, and no unusable pixel within one FWHM."""
+    with np.errstate(invalid="ignore"):
+        narrow = 0.5 * shapes.size * (1.0 - np.hypot(shapes.e1, shapes.e2))
+        real = narrow > NARROWEST
+    middle, reach = boxes.good.shape[1] // 2, max(1, min(round(fwhm), boxes.good.shape[1] // 2))
+    near = slice(middle - reach, middle + reach + 1)
+    return np.asarray(real & (boxes.good[:, near, near] > 0).all(axis=(1, 2)))

@@ -20,6 +20,8 @@ COMMANDS = {
     "ingest": "Announce raw files to the night, or watch a folder for them.",
     "run": "Run workers: one stage, stages joined by +, or all.",
     "isr": "Calibrate one raw file: signature removal, PSF, WCS, zero point.",
+    "catalogue": "Measure every source of calibrated exposures into FITS tables.",
+    "astrometry": "Solve the detectors of a visit jointly and write the WCS back.",
     "subtract": "Subtract the template from one calibrated exposure.",
     "score": "Score the sources of one subtraction.",
     "calibrate": "Make master bias, dark, flat and defects, or train the classifier.",
@@ -31,7 +33,8 @@ COMMANDS = {
     "dead": "List, show and retry dead letters.",
     "status": "Lag, last visit, stage times, outcomes and dead letters.",
     "report": "Write the report of a night as one HTML page.",
-    "reference": "Make a reference catalogue, from one frame where there is none.",
+    "photometry": "Fit the colour terms of the camera's bands.",
+    "reference": "Build and show the reference catalogue; make one from a frame where there is none.",
     "simulate": "Write a synthetic survey with truth tables.",
     "sweep": "Delete pixels in the blob store that no message names any more.",
 }

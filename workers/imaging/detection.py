@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sep
@@ -29,6 +29,8 @@ DETECTION_DTYPE = np.dtype(
 """Isophotal barycentre (0-based pixels), flux and peak (unit of the image), rms along the axes (pixels),
 angle of the major axis (radians from x to y), sep's flags (1: deblended from a neighbour), pixels above threshold."""
 
+SPARE_PIXELS = 100_000
+"""Above threshold after smoothing only, and at the least."""
 MAX_FRACTION = 0.5
 """Of the pixels above threshold: beyond it the background or the noise is wrong, not the sky full."""
 
@@ -46,6 +48,9 @@ class Detections:
 def sep_image(image: NDArray[Any], blocked: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return `image` as sep wants it (native, contiguous float32) and `blocked` with non-finite pixels added."""
     finite = np.isfinite(image)
+    if finite.all():  # the usual case: two passes over the pixels less
+        wanted: tuple[Literal["C"], Literal["W"]] = ("C", "W")  # sep wants to be let write
+        return np.require(image, np.float32, wanted), np.require(blocked, bool, wanted)
     clean = np.ascontiguousarray(np.where(finite, image, 0.0), dtype=np.float32)
     return clean, np.ascontiguousarray(blocked | ~finite)
 
@@ -65,17 +70,35 @@ def detect(
     SExtractor's 3x3 pyramid and thresholded; blends are split. Raises DataError where most pixels lie above threshold.
     """
     signal, masked = sep_image(image / noise, blocked)
-    above = np.count_nonzero((signal > threshold) & ~masked)
+    above = int(np.count_nonzero((signal > threshold) & ~masked))
     if above > MAX_FRACTION * signal.size:
         raise DataError(
             f"{above} of {signal.size} pixels lie above {threshold:g} sigma: the background or the noise is wrong; "
             "check bias, gain and read noise in camera.toml"
         )
-    # sep's buffers are process-wide; sized by the image they can't overflow, so sep's untyped error can't occur
-    sep.set_extract_pixstack(signal.size)
-    sep.set_sub_object_limit(max(1024, signal.size // min_pixels))
-    found, segments = sep.extract(signal, threshold, mask=masked, minarea=min_pixels, segmentation_map=True)
+    found, segments = _extract(signal, masked, threshold, min_pixels, above)
     return Detections(_rows(found, noise), np.asarray(segments, dtype=np.int32))
+
+
+def _extract(
+    signal: NDArray[np.float32], masked: NDArray[np.bool_], threshold: float, min_pixels: int, above: int
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Run sep with a buffer for the `above` pixels that smoothing can add to, or else with one for all pixels.
+
+    sep's buffers are process-wide, and it writes all of them before it starts: sized by the image that takes as long
+    as the detection itself. With that size they can't overflow.
+    """
+    sep.set_sub_object_limit(max(1024, signal.size // min_pixels))
+
+    def run(stack: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
+        sep.set_extract_pixstack(min(stack, signal.size))
+        found, segments = sep.extract(signal, threshold, mask=masked, minarea=min_pixels, segmentation_map=True)
+        return found, segments
+
+    try:
+        return run(SPARE_PIXELS + 4 * above)
+    except Exception:  # sep knows one kind of error; a full buffer is the one that can occur
+        return run(signal.size)
 
 
 def _rows(found: NDArray[Any], noise: NDArray[np.floating]) -> NDArray[Any]:

@@ -188,6 +188,8 @@ def exposure_to_bytes(exposure: Exposure) -> bytes:
         psf.header["PSFDEG"] = (exposure.psf.degree, "degree of the spatial polynomial")
         psf.header["PSFWIDTH"] = (exposure.psf.width, "[pixel] domain of the polynomial, x")
         psf.header["PSFHEIGH"] = (exposure.psf.height, "[pixel] domain of the polynomial, y")
+        if exposure.psf.oversampling > 1:
+            psf.header["PSFOVERS"] = (exposure.psf.oversampling, "coefficients per pixel, along a side")
         hdus.append(psf)
     return bytes(_to_buffer(hdus))
 
@@ -327,7 +329,8 @@ def _photo(header: fits.Header) -> PhotoCalib | None:
 
 def _psf(hdu: fits.ImageHDU) -> PsfModel:
     header = hdu.header
-    return PsfModel(_native(hdu.data), int(header["PSFDEG"]), int(header["PSFWIDTH"]), int(header["PSFHEIGH"]))
+    domain = int(header["PSFWIDTH"]), int(header["PSFHEIGH"])
+    return PsfModel(_native(hdu.data), int(header["PSFDEG"]), *domain, int(header.get("PSFOVERS", 1)))
 
 
 def _prefixed(header: fits.Header, prefix: str) -> dict[str, Any]:

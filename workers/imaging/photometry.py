@@ -12,7 +12,9 @@ the sky is 15 % larger than the Poisson bound, where PSF errors dominate anyway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
@@ -22,14 +24,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from workers.imaging.detection import sep_image
 from workers.imaging.masks import BLOCKING, MaskPlane
-from workers.imaging.pixel_boxes import PixelBoxes, cut_boxes
-from workers.imaging.psf import PsfModel, shift_gradients
+from workers.imaging.point_fits import cut_pixels, fit_amplitudes, fit_positions, shift_table, shifted_stamps
+from workers.imaging.psf import PsfModel
 
 __all__ = [
     "CENTROID_DTYPE",
     "FLUX_DTYPE",
     "PhotometryFlag",
+    "Squares",
     "aperture_fluxes",
+    "core_half",
+    "cut_squares",
+    "fitted_positions",
     "psf_centroids",
     "psf_fluxes",
     "usable_pixels",
@@ -44,13 +50,18 @@ FLUX_DTYPE = np.dtype(
 """Flux and its error in the image's unit; chi2 of the fit over nPixels pixels; the fitted local background per pixel
 (0 where none was asked for); flags of `PhotometryFlag`."""
 
-CENTROID_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), ("xErr", "f8"), ("yErr", "f8"), ("flux", "f8"), ("flags", "i4")])
-"""Position and error, 0-based pixels; flux at that position in the image's unit; flags of `PhotometryFlag`."""
+CENTROID_DTYPE = np.dtype([(name, "f8") for name in ("x", "y", "xErr", "yErr", "flux", "fluxBias")] + [("flags", "i4")])
+"""Position and error, 0-based pixels; flux at that position, and by how much a flux measured there is expected to be
+too high, since the position was fitted, both in the image's unit; flags of `PhotometryFlag`."""
 
 MIN_SUPPORT = 0.5
 """Share of sum(PSF^2) on usable pixels below which a flux is not given."""
-BATCH = 512
-"""Sources fitted at once: bounds the memory."""
+CORE_LOSS = 1e-3
+"""Share of the PSF's squared gradient, which is the weight of the position, that may lie outside the core."""
+BATCH = 256
+"""Sources fitted at once: bounds the memory, and keeps it in the cache."""
+_FAR = 10**6
+"""Pixel index that lies outside any image; where positions that are not finite are put."""
 
 
 class PhotometryFlag(IntFlag):
@@ -99,47 +110,60 @@ def psf_fluxes(
 
     `image` and `variance` (height, width) in any unit and its square, `usable` of `usable_pixels`; `x`, `y` 0-based
     pixels, shape (n,), anywhere (outside the image: NaN and NO_SUPPORT). With `local_background` a constant is fitted
-    along with each amplitude. Weights and errors: see the module.
+    along with each amplitude. Weights and errors: see the module. At positions that were fitted to the same pixels
+    the fluxes are too high by `psf_centroids`' fluxBias.
     """
 
     def measure(px: _Float, py: _Float) -> NDArray[Any]:
-        boxes = cut_boxes(image, variance, usable, px, py, psf.size)
-        at_x, at_y = np.where(np.isfinite(px), px, 0.0), np.where(np.isfinite(py), py, 0.0)
-        return _fit_amplitudes(boxes, psf.stamps_at(at_x, at_y), local_background)
+        squares = cut_squares(image, variance, usable, px, py, psf.size // 2)
+        at_x, at_y = _finite(px), _finite(py)
+        stamps = psf.fine_stamps(at_x, at_y)
+        stamps = shifted_stamps(stamps, at_x - np.round(at_x), at_y - np.round(at_y), psf.oversampling)
+        out = np.empty((len(px), 5))
+        fit_amplitudes(squares.data, squares.noise, stamps, local_background, MIN_SUPPORT, out)
+        rows = np.zeros(len(px), FLUX_DTYPE)
+        for column, name in enumerate(("flux", "fluxErr", "chi2", "background", "nPixels")):
+            rows[name] = out[:, column]
+        rows["flags"] = _flags(squares, psf.size // 2, usable.shape, np.isfinite(rows["flux"]))
+        return rows
 
     return _in_batches(measure, x, y, FLUX_DTYPE)
 
 
-def _fit_amplitudes(boxes: PixelBoxes, stamps: _Float, local_background: bool) -> NDArray[Any]:
-    """Solve flux and, where asked, background of each box by linear least squares with equal weights."""
-    model = stamps * boxes.good
-    n = boxes.good.sum(axis=(1, 2))
-    pp, pd = np.square(model).sum(axis=(1, 2)), (model * boxes.data).sum(axis=(1, 2))
-    p, d = model.sum(axis=(1, 2)), boxes.data.sum(axis=(1, 2))
-    supported = pp > MIN_SUPPORT * np.square(stamps).sum(axis=(1, 2))
-    level = np.zeros_like(pp)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (p / n)[:, None, None] if local_background else 0.0
-        lever = (model - mean) * boxes.good  # the part of the PSF that a constant can't mimic
-        norm = np.square(lever).sum(axis=(1, 2))
-        flux = (lever * boxes.data).sum(axis=(1, 2)) / norm if local_background else pd / pp
-        if local_background:
-            level = (d - flux * p) / n
-        error = np.sqrt((np.square(lever) * boxes.variance).sum(axis=(1, 2))) / norm
-        residual = boxes.data - (flux[:, None, None] * model + level[:, None, None] * boxes.good)
-        chi2 = (np.square(residual) / np.where(boxes.good > 0, boxes.variance, 1.0)).sum(axis=(1, 2))
-    rows = np.zeros(len(flux), FLUX_DTYPE)
-    for name, value in (("flux", flux), ("fluxErr", error), ("chi2", chi2), ("background", level)):
-        rows[name] = np.where(supported, value, np.nan)
-    rows["nPixels"] = n
-    rows["flags"] = _flags(boxes, supported)
-    return rows
+@dataclass(frozen=True)
+class Squares:
+    """The pixels round some positions: see `cut_pixels`."""
+
+    data: _Float
+    noise: _Float
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
 
 
-def _flags(boxes: PixelBoxes, supported: _Bool) -> NDArray[np.int32]:
-    """Return the flags that both fits share."""
-    flags = np.where(boxes.edge, int(PhotometryFlag.EDGE), 0)
-    flags |= np.where(boxes.centre, 0, int(PhotometryFlag.MASKED_CENTRE))
+def _finite(position: _Float) -> _Float:
+    return np.where(np.isfinite(position), position, 0.0)
+
+
+def cut_squares(
+    image: NDArray[np.floating], variance: NDArray[np.floating], usable: _Bool, x: _Float, y: _Float, half: int
+) -> Squares:
+    """Cut 2 half + 1 pixels along each side round pixel (round(x), round(y)); nothing where x or y is not finite."""
+    known = np.isfinite(x) & np.isfinite(y)
+    column = np.clip(np.round(np.where(known, x, -_FAR)), -_FAR, _FAR).astype(np.int64)
+    row = np.clip(np.round(np.where(known, y, -_FAR)), -_FAR, _FAR).astype(np.int64)
+    data, noise = (np.empty((len(x), 2 * half + 1, 2 * half + 1)) for _ in range(2))
+    cut_pixels(image, variance, usable, column, row, data, noise)
+    return Squares(data, noise, column, row)
+
+
+def _flags(squares: Squares, half: int, shape: tuple[int, ...], supported: _Bool) -> NDArray[np.int32]:
+    """Return the flags that both fits share; `half` of the PSF's stamp, `shape` of the image."""
+    height, width = shape
+    x, y, middle = squares.x, squares.y, squares.data.shape[1] // 2
+    edge = (x < half) | (y < half) | (x + half >= width) | (y + half >= height)
+    centre = (squares.noise[:, middle - 1 : middle + 2, middle - 1 : middle + 2] >= 0.0).all(axis=(1, 2))
+    flags = np.where(edge, int(PhotometryFlag.EDGE), 0)
+    flags |= np.where(centre, 0, int(PhotometryFlag.MASKED_CENTRE))
     flags |= np.where(supported, 0, int(PhotometryFlag.NO_SUPPORT))
     return flags.astype(np.int32)
 
@@ -157,63 +181,77 @@ def psf_centroids(
 ) -> NDArray[Any]:
     """Fit flux and position of the PSF to each source, starting from (x, y); return n rows of `CENTROID_DTYPE`.
 
-    Gauss-Newton on the PSF's derivatives, all sources at once; arguments as `psf_fluxes`. Either sign of flux. Good
-    starts lie within about half the PSF's width; a fit that leaves `max_shift` pixels is flagged NOT_CONVERGED.
+    Gauss-Newton on the PSF's derivatives, in the PSF's core, which holds all but a thousandth of what the image tells
+    of the position; arguments as `psf_fluxes`. Either sign of flux. Good starts lie within about half the PSF's width;
+    a fit that leaves `max_shift` pixels is flagged NOT_CONVERGED. The PSF's own change over a step is neglected.
+
+    A fit moves to where the noise adds to the flux, so fluxes at fitted positions are too high: by 1/(S/N)^2 of
+    themselves in white noise (Portillo et al. 2020, AJ 159, 165, section 2). fluxBias is this for any variance plane:
+    half the curvature of the flux times the covariance of the position; `flux` is not corrected for it.
     """
+    half = core_half(psf)
 
     def measure(px: _Float, py: _Float) -> NDArray[Any]:
-        boxes = cut_boxes(image, variance, usable, px, py, psf.size)
-        start = np.where(np.isfinite(px), px, 0.0), np.where(np.isfinite(py), py, 0.0)
-        return _fit_positions(boxes, psf.stamps(*start), start, iterations, max_shift)
+        squares = cut_squares(image, variance, usable, px, py, half + math.ceil(max_shift) + 1)
+        stamps = psf.fine_stamps(_finite(px), _finite(py))
+        planes = squares.data, squares.noise
+        rows = fitted_positions(*planes, stamps, psf.oversampling, px, py, half, iterations, max_shift)
+        rows["flags"] |= _flags(squares, psf.size // 2, usable.shape, rows["flags"] & _UNSUPPORTED == 0)
+        return rows
 
     return _in_batches(measure, x, y, CENTROID_DTYPE)
 
 
-def _fit_positions(
-    boxes: PixelBoxes, stamps: _Float, start: tuple[_Float, _Float], iterations: int, max_shift: float
+_UNSUPPORTED = np.int32(PhotometryFlag.NO_SUPPORT)
+
+
+def core_half(psf: PsfModel) -> int:
+    """Return the half side, pixels, of the square that holds all but `CORE_LOSS` of the PSF's squared gradient."""
+    edge_x, edge_y = (np.array([0.0, 0.5, 1.0]) * (size - 1) for size in (psf.width, psf.height))
+    stamps = psf.stamps(np.tile(edge_x, 3), np.repeat(edge_y, 3))
+    slope = sum(np.square(np.gradient(stamps, axis=axis)) for axis in (1, 2))
+    axis = np.abs(np.arange(psf.size) - psf.size // 2)
+    ring = np.maximum(axis[:, None], axis[None, :]).ravel()
+    held = np.stack([np.bincount(ring, weights=one.ravel()) for one in np.asarray(slope)]).cumsum(axis=1)
+    enough = (held >= (1.0 - CORE_LOSS) * held[:, -1:]).all(axis=0)
+    return max(int(np.argmax(enough)), min(3, psf.size // 2))
+
+
+def fitted_positions(
+    data: _Float,
+    noise: _Float,
+    stamps: _Float,
+    oversampling: int,
+    x: _Float,
+    y: _Float,
+    half: int,
+    iterations: int,
+    max_shift: float,
 ) -> NDArray[Any]:
-    """Iterate positions from `start` (one array per axis); the PSF's own change over a step is neglected."""
-    x, y = start[0].copy(), start[1].copy()
-    supported = (np.square(stamps) * boxes.good).sum(axis=(1, 2)) > MIN_SUPPORT * np.square(stamps).sum(axis=(1, 2))
-    flux, sigma = np.zeros(len(x)), np.full((len(x), 3), np.nan)
-    active = np.flatnonzero(supported)
-    for _ in range(iterations):
-        if len(active) == 0:
-            break
-        solution, sigma[active] = _solve_step(boxes, stamps, x, y, active)
-        flux[active] = solution[:, 0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            step = np.clip(np.nan_to_num(solution[:, 1:] / solution[:, :1]), -0.5, 0.5)
-        x[active] += step[:, 0]
-        y[active] += step[:, 1]
-        active = active[np.abs(step).max(axis=1) > 1e-4]
-    lost = np.hypot(x - start[0], y - start[1]) > max_shift
+    """Return rows of `CENTROID_DTYPE` for squares of `cut_pixels` round (x, y) and the PSF's `fine_stamps` there."""
+    at_x, at_y = _finite(x), _finite(y)
+    middle_x, middle_y = np.round(at_x), np.round(at_y)
+    out = np.empty((len(x), 6))
+    offsets = at_x - middle_x, at_y - middle_y
+    fit_positions(data, noise, stamps, oversampling, *offsets, half, iterations, shift_table(), out)
+    supported = _supported(noise, stamps[:, ::oversampling, ::oversampling], half) & np.isfinite(out[:, 2])
+    shift_x, shift_y = out[:, 0] + middle_x - at_x, out[:, 1] + middle_y - at_y
+    lost = supported & (np.hypot(shift_x, shift_y) > max_shift)
+    kept = supported & ~lost
     rows = np.zeros(len(x), CENTROID_DTYPE)
-    rows["x"], rows["y"] = np.where(lost, start[0], x), np.where(lost, start[1], y)
-    rows["flux"] = np.where(supported & ~lost, flux, np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for name, column in (("xErr", 1), ("yErr", 2)):
-            rows[name] = np.where(supported & ~lost, sigma[:, column] / np.abs(flux), np.nan)
-    rows["flags"] = _flags(boxes, supported) | np.where(lost, int(PhotometryFlag.NOT_CONVERGED), 0)
+    rows["x"], rows["y"] = at_x + np.where(kept, shift_x, 0.0), at_y + np.where(kept, shift_y, 0.0)
+    for name, column in (("flux", 2), ("xErr", 3), ("yErr", 4), ("fluxBias", 5)):
+        rows[name] = np.where(kept, out[:, column], np.nan)
+    rows["flags"] = np.where(supported, 0, _UNSUPPORTED) | np.where(lost, int(PhotometryFlag.NOT_CONVERGED), 0)
     return rows
 
 
-def _solve_step(
-    boxes: PixelBoxes, stamps: _Float, x: _Float, y: _Float, active: NDArray[np.int64]
-) -> tuple[_Float, _Float]:
-    """Fit d = f P + (f dx) P_x + (f dy) P_y; return the three amplitudes and their errors, both (m, 3)."""
-    shift = np.clip(x[active] - boxes.x[active], -3, 3), np.clip(y[active] - boxes.y[active], -3, 3)
-    # the derivatives are by the position of the PSF, so that a positive amplitude moves the source that way
-    design = np.stack(shift_gradients(stamps[active], *shift), axis=1) * boxes.good[active][:, None]
-    design = design.reshape(len(active), 3, -1)
-    data, variance = boxes.data[active].reshape(len(active), -1), boxes.variance[active].reshape(len(active), -1)
-    normal = np.matmul(design, design.transpose(0, 2, 1))
-    normal += 1e-12 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3)
-    inverse = np.linalg.inv(normal)
-    solution = np.matmul(inverse, np.matmul(design, data[:, :, None]))[:, :, 0]
-    noise = np.matmul(design * variance[:, None, :], design.transpose(0, 2, 1))
-    covariance = np.matmul(np.matmul(inverse, noise), inverse)
-    return solution, np.sqrt(np.maximum(np.diagonal(covariance, axis1=1, axis2=2), 0.0))
+def _supported(noise: _Float, stamps: _Float, half: int) -> _Bool:
+    """Return whether more than `MIN_SUPPORT` of sum(PSF^2) in the core falls on usable pixels."""
+    middle, centre = stamps.shape[1] // 2, noise.shape[1] // 2
+    core = np.square(stamps[:, middle - half : middle + half + 1, middle - half : middle + half + 1])
+    good = noise[:, centre - half : centre + half + 1, centre - half : centre + half + 1] >= 0.0
+    return np.asarray((core * good).sum(axis=(1, 2)) > MIN_SUPPORT * core.sum(axis=(1, 2)))
 
 
 def aperture_fluxes(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, FITSFixedWarning, NoConvergence
+from astropy.wcs import WCS, FITSFixedWarning, NoConvergence, Sip
 from numpy.typing import ArrayLike, NDArray
 
 from schemas.errors import DataError
 
-__all__ = ["SkyWcs"]
+__all__ = ["SkyWcs", "focal_to_sky", "mirrored", "pixel_to_focal", "sky_to_focal"]
 
 _Array = NDArray[np.float64]
 
@@ -37,7 +38,8 @@ class SkyWcs:
                 "the header holds no celestial WCS (CTYPE1/CTYPE2 missing); give camera.toml a [wcs] table, "
                 "or make a rough one with `skydelta reference from-frame`"
             )
-        wcs = wcs.celestial
+        if wcs.naxis != 2:
+            wcs = wcs.celestial
         corner = wcs.all_pix2world([[0.0, 0.0], [100.0, 100.0]], 0)
         if not np.all(np.isfinite(corner)) or np.all(corner[0] == corner[1]):
             raise DataError("the WCS in the header gives NaN, or one place for all pixels: check CRVAL, CRPIX and CD")
@@ -82,6 +84,28 @@ class SkyWcs:
         header["CD1_1"], header["CD1_2"] = -parity * step * np.cos(angle), step * np.sin(angle)
         header["CD2_1"], header["CD2_2"] = parity * step * np.sin(angle), step * np.cos(angle)
         return cls(header)
+
+    @classmethod
+    def from_parts(
+        cls, projection: str, crpix: _Array, crval: _Array, matrix: _Array, sip: _Array | None = None
+    ) -> SkyWcs:
+        """Build without a header, which takes astropy milliseconds.
+
+        `projection` as in CTYPE; `crpix` (2,) 0-based pixels; `crval` (2,) and `matrix` (2, 2), CD, in degrees; `sip`
+        (4, order + 1, order + 1): tables A, B, AP, BP.
+        """
+        new = cls.__new__(cls)
+        wcs = WCS(naxis=2)
+        suffix = "" if sip is None else "-SIP"
+        wcs.wcs.ctype = [f"RA---{projection}{suffix}", f"DEC--{projection}{suffix}"]
+        wcs.wcs.cunit = ["deg", "deg"]
+        wcs.wcs.radesys = "ICRS"
+        wcs.wcs.crpix, wcs.wcs.crval, wcs.wcs.cd = np.asarray(crpix) + 1.0, crval, matrix
+        if sip is not None:
+            wcs.sip = Sip(*sip, wcs.wcs.crpix)
+        wcs.wcs.set()
+        new._wcs = wcs
+        return new
 
     def pixel_to_sky(self, x: ArrayLike, y: ArrayLike) -> tuple[_Array, _Array]:
         """Return (ra, dec), float64 degrees ICRS, of 0-based pixel positions of any one shape."""
@@ -157,6 +181,38 @@ class SkyWcs:
         """Return (ra, dec), degrees, of the four corners of an image of `shape` (height, width), in order round it."""
         height, width = shape
         return self.pixel_to_sky([-0.5, width - 0.5, width - 0.5, -0.5], [-0.5, -0.5, height - 0.5, height - 0.5])
+
+
+def pixel_to_focal(wcs: SkyWcs, points: _Array) -> _Array:
+    """Return pixels (n, 2) as they would be without the WCS's SIP: the focal plane, where a pointing's error is affine.
+
+    Without SIP, and for TPV, whose distortion belongs to the projection, the points themselves.
+    """
+    x, y = wcs._wcs.pix2foc(points[:, 0], points[:, 1], 0)
+    return np.stack([x, y], axis=1)
+
+
+def focal_to_sky(wcs: SkyWcs, points: _Array) -> tuple[_Array, _Array]:
+    """Return (ra, dec), degrees ICRS, of focal-plane pixels (n, 2)."""
+    ra, dec = wcs._wcs.wcs_pix2world(points[:, 0], points[:, 1], 0)
+    return np.asarray(ra, float), np.asarray(dec, float)
+
+
+def sky_to_focal(wcs: SkyWcs, ra: _Array, dec: _Array) -> _Array:
+    """Return focal-plane pixels (n, 2) of positions in degrees ICRS; NaN on the other side of the sky."""
+    x, y = wcs._wcs.wcs_world2pix(ra, dec, 0)
+    return np.stack([x, y], axis=1)
+
+
+def mirrored(wcs: SkyWcs) -> SkyWcs:
+    """Return the WCS of an image that is this one's flipped in x about CRPIX: the other parity (TAN, SIP, TPV)."""
+    header = wcs.header()
+    for key in ("CD1_1", "CD2_1"):
+        header[key] = -header[key]
+    for key in [key for key in header if re.fullmatch(r"(A|B|AP|BP)_\d_\d", key)]:
+        flips = int(key.split("_")[1]) + (key[0] == "A")
+        header[key] = header[key] * (-1) ** flips
+    return SkyWcs(header)
 
 
 def _check_numbers(header: fits.Header) -> None:

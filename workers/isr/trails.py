@@ -33,7 +33,6 @@ from workers.isr.trail_planes import SearchPlanes, cover
 from workers.isr.trail_profile import Profile, measure
 from workers.isr.trail_radon import find_lines
 from workers.isr.trail_sources import Sources, block_sources
-from workers.survey.camera import parse_section
 from workers.survey.isr_config import TrailsConfig
 
 __all__ = ["Trail", "apply", "find_trails", "trail_mask"]
@@ -98,11 +97,7 @@ def find_trails(
 
 def apply(state: IsrState) -> None:
     """Set STREAK along every trail; the values stay. The number of trails and the share of pixels become metrics."""
-    boxes = []
-    for amplifier in state.detector.amplifiers:
-        rows, columns = parse_section(amplifier.position)
-        boxes.append((rows.start, rows.stop, columns.start, columns.stop))
-    trails = find_trails(state.image, state.variance, state.mask, state.config.trails, boxes)
+    trails = find_trails(state.image, state.variance, state.mask, state.config.trails, state.detector.boxes)
     share = 0.0
     if trails:
         covered = trail_mask(trails, (state.image.shape[0], state.image.shape[1]))

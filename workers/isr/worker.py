@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from schemas.errors import DataError
+from workers.characterize.color_terms import ColorTerm
 from workers.characterize.limits import Fault, find_fault
-from workers.characterize.pipeline import characterize
+from workers.characterize.nightly_terms import known_color_terms
+from workers.characterize.pipeline import Options, characterize
 from workers.imaging.bright_stars import BrightStars, bright_stars
 from workers.imaging.calibration_store import CalibrationStore
 from workers.imaging.exposure import Exposure, ExposureInfo
 from workers.imaging.fits import write_exposure
-from workers.imaging.reference import ReferenceCatalogue, load_reference
+from workers.imaging.reference_field import field_stars
+from workers.imaging.reference_store import Reference, open_reference
 from workers.ingest.pipeline import read_exposure, read_info
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import apply_steps, remove_signature
@@ -37,15 +40,17 @@ class IsrStage:
     """Raw bytes in, calibrated exposure (nJy) out; optionally archived as FITS."""
 
     survey: Survey
-    reference: ReferenceCatalogue
+    reference: Reference
     store: CalibrationStore
+    colorTerms: Mapping[str, ColorTerm]
     name: str = field(default="isr", init=False)
 
     @classmethod
     def open(cls, survey: Survey) -> IsrStage:
         """Bind the stage to the survey's reference catalogue and calibrations; raises ConfigurationError."""
-        reference = load_reference(survey.path(survey.config.reference.path))
-        return cls(survey, reference, open_store(survey))
+        reference = open_reference(survey.path(survey.config.reference.path))
+        terms = known_color_terms(survey.color_terms, survey.config.characterize.photometry)
+        return cls(survey, reference, open_store(survey), terms)
 
     def calibrate(self, data: bytes, file_name: str) -> Exposure:
         """Return the calibrated exposure of a raw file's bytes; raises DataError or ConfigurationError."""
@@ -67,10 +72,15 @@ class IsrStage:
         options = self.survey.config.isr.ghosts
         if "ghosts" not in self.survey.config.isr.steps:
             return None
-        return bright_stars(self.reference, info.band, info.ra, info.dec, options.radius, options.magnitude_limit)
+        near = self.reference.within(info.ra, info.dec, options.radius).at(info.midpointMjdTai)
+        return bright_stars(near, info.band, info.ra, info.dec, options.radius, options.magnitude_limit)
 
     def _characterized(self, electrons: Exposure) -> Exposure:
-        return characterize(electrons, self.reference, self.survey.config.characterize)
+        config = self.survey.config.characterize
+        boxes = self.survey.camera.detector(electrons.info.detector).boxes
+        slack, date = 2.0 * config.astrometry.search_radius_arcsec, electrons.info.midpointMjdTai
+        stars = field_stars(self.reference, electrons.need_wcs(), electrons.shape, slack, date)
+        return characterize(electrons, stars, Options(config, boxes, self.colorTerms))
 
     def fault(self, exposure: Exposure) -> Fault | None:
         """Return the limit that a calibrated exposure does not keep."""

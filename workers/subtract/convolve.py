@@ -73,6 +73,7 @@ class VaryingKernel:
     @classmethod
     def from_psf(cls, psf: PsfModel) -> VaryingKernel:
         """Return a PSF model as a kernel (unit sum to the accuracy of the model's fit)."""
+        psf = psf.on_pixels()
         return cls(psf.coefficients.astype(float), psf.degree, (psf.height, psf.width))
 
     @classmethod

@@ -102,6 +102,12 @@ class Detector(_Model):
         return self
 
     @cached_property
+    def boxes(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Where each amplifier lies on the assembled image: (y0, y1, x0, x1)."""
+        places = [parse_section(amplifier.position) for amplifier in self.amplifiers]
+        return tuple((rows.start, rows.stop, columns.start, columns.stop) for rows, columns in places)
+
+    @cached_property
     def layout(self) -> str:
         """Fingerprint of the amplifiers' names, order, places and directions: what a calibration must agree with."""
         amplifiers = [(a.name, a.data, a.position, a.flip_x, a.flip_y) for a in self.amplifiers]

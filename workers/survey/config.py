@@ -57,7 +57,7 @@ class BlobConfig(_Model):
 
 
 class ReferenceConfig(_Model):
-    """The reference catalogue: FITS table with ra, dec (deg ICRS) and flux_<band>, flux_<band>_err (nJy)."""
+    """The reference catalogue: a folder of `skydelta reference build`, or a FITS table (see docs)."""
 
     path: str = "reference.fits"
 
@@ -179,6 +179,11 @@ class Survey(BaseModel):
     def calibrations(self) -> Path:
         """Master bias, dark, flat, defects and the classifier."""
         return self.root / "calibrations"
+
+    @property
+    def color_terms(self) -> Path:
+        """Colour terms of the bands, as they were fitted last."""
+        return self.calibrations / "color-terms.json"
 
     @property
     def templates(self) -> Path:

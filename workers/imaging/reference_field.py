@@ -1,0 +1,43 @@
+"""The reference stars of one exposure: those that its detector may see, where they are on its date."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from workers.imaging.reference import ReferenceCatalogue
+from workers.imaging.reference_store import Reference
+from workers.imaging.wcs import SkyWcs
+
+__all__ = ["field_cone", "field_stars"]
+
+_WIDER = 1.12
+"""A field is seen this much wider than its corners: the header's scale and rotation are not exact."""
+_MOTION = 120.0
+"""Arcsec; the fastest star moves it in twelve years."""
+
+
+def field_cone(wcs: SkyWcs, shape: tuple[int, int], slack: float) -> tuple[float, float, float]:
+    """Return (ra, dec, radius), degrees, of a cone that holds a detector of `shape` (height, width).
+
+    `slack` arcsec: how far `wcs`, the header's, may be off. Right at the poles and at RA 0.
+    """
+    height, width = shape
+    x = np.array([0.5 * (width - 1), -0.5, width - 0.5, -0.5, width - 0.5])
+    y = np.array([0.5 * (height - 1), -0.5, -0.5, height - 0.5, height - 0.5])
+    ra, dec = wcs.pixel_to_sky(x, y)
+    lat, turn = np.radians(dec), np.radians(ra[1:] - ra[0])
+    haversine = np.sin(0.5 * (lat[1:] - lat[0])) ** 2 + np.cos(lat[1:]) * np.cos(lat[0]) * np.sin(0.5 * turn) ** 2
+    corner = np.degrees(2.0 * np.arcsin(np.sqrt(np.clip(haversine, 0.0, 1.0)).max()))
+    return float(ra[0]), float(dec[0]), float(_WIDER * corner + slack / 3600.0)
+
+
+def field_stars(
+    reference: Reference, wcs: SkyWcs, shape: tuple[int, int], slack: float, mjd: float
+) -> ReferenceCatalogue:
+    """Return the stars in the cone of `field_cone`, at the date `mjd`, with their errors then.
+
+    Of a sharded catalogue only the shards that the cone touches are read; raises ConfigurationError where one is
+    damaged.
+    """
+    ra, dec, radius = field_cone(wcs, shape, slack)
+    return reference.within(ra, dec, radius + _MOTION / 3600.0).at(mjd)
