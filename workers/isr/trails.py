@@ -214,7 +214,7 @@ class _Search:
         if abs(arc.sagitta) > options.sagitta * (arc.length / max(self.image.shape)) ** 2 + 2.0:
             return False
         wide = profile.fwhm > _WIDE
-        faintest = (3.0 if wide else 1.0) * options.floor
+        faintest = (2.0 if wide else 1.0) * options.floor
         if wide and is_near_axis(arc) and profile.snr < _STRONG:
             faintest = _FAINT
         if profile.peak < faintest or (wide and sum(profile.sides) > 2.0 * _SHOULDER):
