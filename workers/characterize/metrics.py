@@ -74,8 +74,8 @@ def sky_metrics(
 ) -> dict[str, float]:
     """Return what needs WCS and zero point: `limit` (nJy) is the flux of a point source at 5 sigma.
 
-    astrometricRms (arcsec per coordinate), astrometricEdgeError (arcsec, expected at the worst corner), nMatched, psfLimit (nJy), limitingMagnitude, and skyMagnitude per square
-    arcsecond of pixels `scale` arcsec wide (AB).
+    astrometricRms (arcsec per coordinate), astrometricEdgeError (arcsec, expected at the worst corner), nMatched,
+    psfLimit (nJy), limitingMagnitude, and skyMagnitude per square arcsecond of pixels `scale` arcsec wide (AB).
     """
     return {
         "astrometricRms": sight.rms,
