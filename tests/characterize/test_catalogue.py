@@ -155,3 +155,15 @@ def test_an_empty_sky_gives_an_empty_catalogue():
     noise = np.random.default_rng(0).normal(0, 600, scene.exposure.shape).astype(np.float32)
     blank = scene.exposure.replaced(image=noise, variance=np.full_like(noise, 600.0**2))
     assert len(measure_sources(blank)) <= 1
+
+
+def test_the_aperture_correction_brings_psf_fluxes_to_those_of_twelve_pixels(measured):
+    rows, _ = joined(measured, ["star"], lambda r: clean(r) & (r["nChild"] == 1) & (r["snr"] > 100))
+    rows = rows[~rows["apCorr_flag"] & (rows["blendedness"] < 1e-3)]
+    assert len(rows) > 20
+    flux = rows["apFlux_12"] - np.pi * 12**2 * rows["localBackground"]  # faint stars that nobody sees lie in the circle
+    rest = flux / (rows["psfFlux"] * rows["apCorr"]) - 1.0
+    error = np.hypot(rows["apFlux_12Err"] / flux, np.pi * 12**2 * rows["localBackgroundErr"] / flux)
+    assert abs(np.median(rest)) < 0.005  # the correction's sky is that of a ring farther out, among neighbours
+    assert (rest / error).std() == pytest.approx(1.0, abs=0.15)
+    assert (rows["apCorrErr"] < 0.02).all()

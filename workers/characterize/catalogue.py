@@ -10,6 +10,7 @@ import sep
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
+from workers.characterize.aperture_correction import fit_aperture_correction
 from workers.characterize.catalogue_columns import APERTURE_RADII, SOURCE_CATALOGUE_DTYPE, source_ids
 from workers.characterize.source_detection import Footprints, find_sources
 from workers.characterize.source_surroundings import local_background, set_pixel_flags
@@ -79,6 +80,7 @@ def measure_sources(exposure: Exposure, *, threshold: float = THRESHOLD) -> _Row
         return rows
     _identify(rows, scene)
     _measure_points(rows, scene)
+    _correct_apertures(rows, scene)
     _measure_sky(rows, wcs)
     _measure_apertures(rows, scene)
     _measure_shapes(rows, scene)
@@ -151,6 +153,20 @@ def _measure_blends(rows: _Rows, scene: _Scene, start_x: _Float, start_y: _Float
     for name in ("x", "y", "xErr", "yErr"):
         rows[name][at] = fit[name]
     rows["centroid_flag"][at] = ~moved
+
+
+def _correct_apertures(rows: _Rows, scene: _Scene) -> None:
+    """Fill what turns PSF fluxes into those of a wide aperture."""
+    psf, known = scene.exposure.need_psf(), ~rows["centroid_flag"]
+    rows["apCorr_flag"] = True
+    try:
+        correction = fit_aperture_correction(
+            scene.exposure.image, scene.exposure.variance, scene.usable, psf, rows["x"][known], rows["y"][known]
+        )
+    except DataError:
+        return  # flagged: a crowded field, or a short exposure
+    rows["apCorr"], rows["apCorrErr"] = correction(rows["x"], rows["y"])
+    rows["apCorr_flag"] = False
 
 
 def _measure_sky(rows: _Rows, wcs: SkyWcs) -> None:
