@@ -180,7 +180,7 @@ def sextracted(image, variance, x, y):
         options = {
             "CATALOG_NAME": "found", "PARAMETERS_NAME": "columns", "PHOT_APERTURES": "25", "FILTER": "N",
             "WEIGHT_TYPE": "MAP_VAR", "WEIGHT_IMAGE": "variance.fits", "BACK_TYPE": "MANUAL", "BACK_VALUE": "0.0",
-            "DETECT_THRESH": "1.0", "VERBOSE_TYPE": "QUIET",
+            "DETECT_THRESH": "1.0", "MASK_TYPE": "NONE", "VERBOSE_TYPE": "QUIET",
         }  # fmt: skip
         command = [program, "image.fits", "-c", "/dev/null"]
         for key, value in options.items():
