@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.system.nights import REPOSITORY, environment
 
@@ -40,10 +42,19 @@ def shell(script: str, folder: Path) -> str:
     return done.stdout
 
 
+def _keys(table: str, tree: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (table, key) of every value."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _keys(f"{table}.{name}".strip("."), value)
+        else:
+            yield table, name
+
+
 def edit(path: Path, text: str) -> None:
     """Give survey.toml the keys of a block, as a person would: in the place where each stands."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    table, wanted = "", {(name, key) for name, keys in tomllib.loads(text).items() for key in keys}
+    table, wanted = "", set(_keys("", tomllib.loads(text)))
     new = {}
     for line in text.splitlines():
         table = line.strip("[]") if line.startswith("[") else table

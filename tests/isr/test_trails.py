@@ -281,10 +281,7 @@ def test_the_step_flags_streaks_and_keeps_the_values() -> None:
     add_trail(scene, STRAIGHT, np.random.default_rng(1))
     before = scene.image.copy()
     half = SIZE // 2
-    amplifiers = [
-        SimpleNamespace(position=f"[1:{half},1:{SIZE}]"),
-        SimpleNamespace(position=f"[{half + 1}:{SIZE},1:{SIZE}]"),
-    ]
+    boxes = ((0, SIZE, 0, half), (0, SIZE, half, SIZE))
     metrics: dict[str, float] = {}
 
     def flag(where: np.ndarray, planes: MaskPlane) -> None:
@@ -294,7 +291,7 @@ def test_the_step_flags_streaks_and_keeps_the_values() -> None:
         image=scene.image,
         variance=scene.variance,
         mask=scene.mask,
-        detector=SimpleNamespace(amplifiers=amplifiers),
+        detector=SimpleNamespace(boxes=boxes),
         config=SimpleNamespace(trails=OPTIONS),
         metrics=metrics,
         flag=flag,

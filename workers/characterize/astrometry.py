@@ -93,7 +93,7 @@ def solve_astrometry(
     """
     sight, match = _first_match(start, sources, reference, band, shape, config)
     solution = _solve(sight, match, config.min_matches)
-    accept(solution.fit)
+    accept(solution.fit, config.max_edge_error)
     wcs = composed(sight.start, solution.fit.correction, shape)
     rms = _bright_rms(sight, solution)
     edge = solution.fit.correction.edge_error

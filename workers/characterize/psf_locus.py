@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from workers.imaging.psf import polynomial_terms
 
-__all__ = ["stellar_locus"]
+__all__ = ["FLOOR", "stellar_locus"]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
@@ -36,13 +36,13 @@ DEGREES = ((30, 2), (10, 1), (0, 0))
 ROUNDS = 6
 
 
-def stellar_locus(features: _Float, snr: _Float, x: _Float, y: _Float) -> _Bool:
+def stellar_locus(features: _Float, snr: _Float, x: _Float, y: _Float, floor: float = FLOOR) -> _Bool:
     """Tell which of n sources, brightest first, are stars.
 
     `features` (n, 3) of ln T (T in pixels^2), e1 and e2; `snr` (n,); `x` and `y` (n,) scaled to [-1, 1] over the
-    detector.
+    detector; `floor` the scatter of ln T among bright stars.
     """
-    error = _errors(snr)
+    error = _errors(snr, floor)
     member = _likes(features, error, x, y)
     for turn in range(ROUNDS):
         degree = min(turn, next(degree for fewest, degree in DEGREES if np.count_nonzero(member) >= fewest))
@@ -62,9 +62,9 @@ def stellar_locus(features: _Float, snr: _Float, x: _Float, y: _Float) -> _Bool:
     return np.asarray(member)
 
 
-def _errors(snr: _Float) -> _Float:
+def _errors(snr: _Float, floor: float) -> _Float:
     """Return the expected scatter of the features among stars, (n, 3)."""
-    return np.asarray(np.hypot(FLOOR, NOISE / np.maximum(snr, 1.0))[:, None] * np.array([1.0, 0.5, 0.5]))
+    return np.asarray(np.hypot(floor, NOISE / np.maximum(snr, 1.0))[:, None] * np.array([1.0, 0.5, 0.5]))
 
 
 def _likes(features: _Float, error: _Float, x: _Float, y: _Float) -> _Bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from schemas.errors import DataError
-from workers.characterize.psf_locus import stellar_locus
+from workers.characterize.psf_locus import FLOOR, stellar_locus
 from workers.imaging.pixel_boxes import PixelBoxes, cut_boxes
 from workers.imaging.psf_shapes import Shapes, adaptive_moments
 
@@ -26,6 +26,8 @@ NEIGHBOUR_FLUX = 0.03
 """A neighbour inside the stamp with more than this share of the star's flux spoils it."""
 WANTED = 16
 """Stars: with fewer, the S/N bound is lowered, down to a fifth of the configured one."""
+ENOUGH, WIDENINGS = 5, (1.0, 4.0, 12.0)
+"""Stars with fewer than which the locus is made wider, so many times: a bad tracking spoils few stars' likeness."""
 CANDIDATES = 1200
 """Brightest whose shapes are measured."""
 MOST = 250
@@ -124,7 +126,11 @@ def _on_locus(
     height, width = image.shape
     x, y = 2.0 * chosen["x"] / width - 1.0, 2.0 * chosen["y"] / height - 1.0
     features = np.stack([np.log(size), shapes.e1[sound], shapes.e2[sound]], axis=1)
-    like = stellar_locus(features, snr[rows], x, y)
+    like = np.zeros(len(rows), bool)
+    for widening in WIDENINGS:
+        like = stellar_locus(features, snr[rows], x, y, widening * FLOOR)
+        if np.count_nonzero(like) >= min(ENOUGH, len(rows)):
+            break
     return StarSample(rows[like][:MOST], FWHM_PER_AXIS * float(np.sqrt(0.5 * np.median(size[like]))))
 
 

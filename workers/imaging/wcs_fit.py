@@ -92,17 +92,18 @@ def fit_wcs(
     shape: tuple[int, int],
     *,
     min_stars: int = 4,
+    max_edge_error: float = MAX_EDGE_ERROR,
 ) -> WcsFit:
     """Refine `start` so that stars measured at pixels (x, y), with `error` pixels, fall on (ra, dec) degrees.
 
     All arrays float64 (n,); `shape` (height, width) of the detector: the domain of the polynomials. Outliers are
     clipped at 4 sigma (MAD). Raises DataError where fewer than `min_stars` stars remain, the rms exceeds 0.5 pixel, or
-    a corner stays uncertain by more than `MAX_EDGE_ERROR`.
+    a corner stays uncertain by more than `max_edge_error` pixels.
     """
     measured = pixel_to_focal(start, np.stack([x, y], axis=1))
     predicted = sky_to_focal(start, ra, dec)
     fit = fit_polynomial(measured, predicted, error, shape, edge_points(start, shape), min_stars=min_stars)
-    accept(fit)
+    accept(fit, max_edge_error)
     wcs = composed(start, fit.correction, shape)
     return WcsFit(wcs, fit.rms, fit.kept, fit.correction.order, fit.correction.edge_error)
 
@@ -114,15 +115,15 @@ def edge_points(start: SkyWcs, shape: tuple[int, int]) -> _Float:
     return pixel_to_focal(start, np.array(grid) * [width, height] - 0.5)
 
 
-def accept(fit: PolynomialFit) -> None:
+def accept(fit: PolynomialFit, max_edge_error: float) -> None:
     """Raise DataError where the fit is bad, or leaves a corner uncertain."""
     accept_rms(fit)
     edge = fit.correction.edge_error
-    if not edge <= MAX_EDGE_ERROR:
+    if not edge <= max_edge_error:
         raise DataError(
             f"astrometry failed: the {np.count_nonzero(fit.kept)} matches leave a corner of the detector uncertain by "
-            f"{edge:.2f} pixels (limit {MAX_EDGE_ERROR}); a deeper reference catalogue helps, or solving the detectors "
-            "of the visit jointly: `skydelta astrometry`"
+            f"{edge:.2f} pixels (max_edge_error = {max_edge_error:g} in [characterize.astrometry]); a deeper reference "
+            "catalogue helps, or solving the detectors of the visit jointly: `skydelta astrometry`"
         )
 
 

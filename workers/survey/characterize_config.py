@@ -46,6 +46,9 @@ class AstrometryConfig(_Model):
     max_rotation: float = Field(1.0, ge=0, le=180, description="degrees, of the pointing error")
     match_radius_arcsec: float = Field(2.0, gt=0, description="after the offset search")
     min_matches: int = Field(8, ge=3)
+    max_edge_error: float = Field(
+        0.2, gt=0, le=2, description="pixels, expected at the worst corner; few stars leave corners uncertain"
+    )
     parity: Literal["known", "unknown"] = Field(
         "known", description="unknown: the camera may be mirrored against its WCS, both ways are tried"
     )
