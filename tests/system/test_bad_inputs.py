@@ -62,7 +62,7 @@ def _constant(pixels: np.ndarray, header: fits.Header) -> tuple[np.ndarray, dict
 
 
 def _blurred(pixels: np.ndarray, header: fits.Header) -> tuple[np.ndarray, dict[str, Any]]:
-    soft = ndimage.gaussian_filter(pixels.astype(np.float32), 4.0)
+    soft = ndimage.gaussian_filter(pixels.astype(np.float32), 1.8)
     noise = np.random.default_rng(1).standard_normal(pixels.shape, np.float32) * 12.0
     changed = np.round(soft + noise).clip(0, 65535).astype(pixels.dtype)
     return changed, {"EXPID": 202602280096, "DATE-OBS": "2026-03-01T03:37:00"}
@@ -111,7 +111,7 @@ def _extend(root: Path) -> None:
     moved["ra"] += ELSEWHERE
     vstack([stars, moved], metadata_conflicts="silent").write(root / "reference.fits", overwrite=True)
     with (root / "survey.toml").open("a", encoding="utf-8") as settings:
-        settings.write("\n[characterize.limits]\nmax_seeing_arcsec = 6.0\n")
+        settings.write("\n[characterize.limits]\nmax_seeing_arcsec = 2.6\n")
     give_masters(root, 1)
 
 
@@ -239,8 +239,8 @@ def test_an_exposure_beyond_the_limits_ends_with_their_name(night: Night) -> Non
     assert night.outcome("blurred.fits") == "bad_seeing"
     assert not [one for one in night.letters if one["key"] == b"202602280096:0"]
     (record,) = [r for r in _scored(night.root) if r["fileName"] == "blurred.fits"]
-    assert "is above max_seeing_arcsec = 6 of [characterize.limits]" in record["failure"]
-    assert record["metrics"]["seeingArcsec"] > 6.0
+    assert "is above max_seeing_arcsec = 2.6 of [characterize.limits]" in record["failure"]
+    assert record["metrics"]["seeingArcsec"] > 2.6
     assert record["sources"] == []
     assert not list((night.root / "archive" / "calexps").rglob("202602280096_000.fits"))
 
