@@ -27,6 +27,7 @@ __all__ = [
     "TemplateRecord",
     "decode",
     "encode",
+    "ended_item",
     "info_of",
     "info_record",
     "payload_inline",
@@ -115,6 +116,21 @@ class SourcesItem:
 
 
 Item = RawItem | CalexpItem | SourcesItem
+
+
+def ended_item(exposure: Exposure, item: RawItem | CalexpItem, outcome: str, **more: Any) -> SourcesItem:
+    """Return how a calibrated exposure ended, without sources; `more` fields of the item as far as they are known."""
+    corners = tuple(tuple(axis.tolist()) for axis in exposure.need_wcs().footprint(exposure.shape))
+    return SourcesItem(
+        info=exposure.info,
+        tile=item.tile,
+        outcome=outcome,
+        provenance=dict(exposure.provenance),
+        metrics=dict(exposure.metrics),
+        corners=(corners[0], corners[1]),
+        stageTimes=item.stageTimes,
+        **more,
+    )
 
 
 def info_record(info: ExposureInfo, tile: int) -> Record:

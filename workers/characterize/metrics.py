@@ -9,16 +9,14 @@ from workers.characterize.psf_fit import PsfFit
 from workers.characterize.zero_point import ZeroPoint
 from workers.characterize.zero_point_clouds import SkyClarity
 from workers.imaging.background import Background
+from workers.imaging.bright_stars import AB_NJY
 
-__all__ = ["AB_NANOJANSKY", "background_metrics", "psf_metrics", "sky_metrics", "zero_point_metrics"]
-
-AB_NANOJANSKY = 31.4
-"""AB magnitude of one nJy."""
+__all__ = ["background_metrics", "psf_metrics", "sky_metrics", "zero_point_metrics"]
 
 
 def magnitude(flux: float) -> float:
     """Return the AB magnitude of `flux` (nJy), NaN where it is not positive."""
-    return AB_NANOJANSKY - 2.5 * math.log10(flux) if flux > 0.0 else math.nan
+    return AB_NJY - 2.5 * math.log10(flux) if flux > 0.0 else math.nan
 
 
 def background_metrics(background: Background) -> dict[str, float]:

@@ -20,7 +20,7 @@ from workers.imaging.exposure import Exposure
 from workers.imaging.fits import read_exposure
 from workers.imaging.photometry import psf_centroids, psf_fluxes, usable_pixels
 from workers.imaging.reference import ReferenceCatalogue
-from workers.imaging.reference_field import field_cone
+from workers.imaging.reference_field import MOTION, field_cone
 from workers.imaging.reference_store import Reference
 from workers.survey.characterize_config import PhotometryConfig
 
@@ -35,8 +35,6 @@ ISOLATION = 3.0
 FAINT_NEIGHBOUR = 0.1
 MAX_SHIFT = 1.0
 """Pixels between a star and where the WCS puts it."""
-_MOTION = 120.0
-"""Arcsec; the fastest star moves it in twelve years."""
 MAGNITUDE = 2.5 / float(np.log(10.0))
 
 
@@ -132,7 +130,7 @@ def measure_stars(exposure: Exposure, reference: Reference, color: str) -> NDArr
     """
     wcs, psf, band = exposure.need_wcs(), exposure.need_psf(), exposure.info.band
     height, width = exposure.shape
-    listed = reference.within(*field_cone(wcs, exposure.shape, _MOTION))
+    listed = reference.within(*field_cone(wcs, exposure.shape, MOTION))
     stars, names = listed.at(exposure.info.midpointMjdTai), _names(listed)
     flux, flux_error = stars.in_band(band)
     hue = catalogue_colors(stars, color)[0]

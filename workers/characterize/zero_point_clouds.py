@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from scipy.stats import gamma
 
 from workers.characterize.zero_point import ZeroPoint
+from workers.imaging.bright_stars import AB_NJY
 from workers.survey.characterize_config import PhotometryConfig
 
 __all__ = ["SkyClarity", "cloud_structure", "sky_clarity"]
 
 _Float = NDArray[np.float64]
 
-AB_NANOJANSKY = 31.4
-"""AB magnitude of one nJy."""
 PER_CELL = 12
 """Stars in a cell on average, at least."""
 MOST_CELLS = 5
@@ -61,7 +60,7 @@ def sky_clarity(
     transparency = error = np.nan
     if band in config.zero_point:
         magnitude = config.zero_point[band] - config.extinction.get(band, 0.0) * (airmass - 1.0)
-        clear = 10.0 ** (0.4 * (AB_NANOJANSKY - magnitude)) / exposure_time
+        clear = 10.0 ** (0.4 * (AB_NJY - magnitude)) / exposure_time
         transparency = clear / zero.nJyPerElectron
         error = transparency * zero.relativeError
     structure, chance = cloud_structure(zero, shape)

@@ -11,10 +11,19 @@ from schemas.errors import ConfigurationError
 from workers.imaging.exposure import frozen_array
 from workers.imaging.reference import ReferenceCatalogue
 
-__all__ = ["BrightStars", "bright_stars"]
+__all__ = ["AB_NJY", "BrightStars", "bright_stars", "separation"]
 
-_AB_NJY = 31.4
+AB_NJY = 31.4
 """AB magnitude of one nJy."""
+
+
+def separation(
+    star_ra: NDArray[np.float64], star_dec: NDArray[np.float64], ra: float, dec: float
+) -> NDArray[np.float64]:
+    """Return the angle between each star and (ra, dec), all in degrees, shape (n,)."""
+    lat, north, turn = np.radians(star_dec), np.radians(dec), np.radians(star_ra - ra)
+    haversine = np.sin(0.5 * (lat - north)) ** 2 + np.cos(lat) * np.cos(north) * np.sin(0.5 * turn) ** 2
+    return np.asarray(np.degrees(2.0 * np.arcsin(np.sqrt(np.minimum(haversine, 1.0)))))
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class BrightStars:
     @property
     def flux(self) -> NDArray[np.float64]:
         """Fluxes, nJy, shape (n,)."""
-        return np.asarray(10.0 ** (0.4 * (_AB_NJY - self.magnitude)))
+        return np.asarray(10.0 ** (0.4 * (AB_NJY - self.magnitude)))
 
     def chosen(self, rows: ArrayLike) -> BrightStars:
         """Return the stars at `rows` (indices, or a boolean per star)."""
@@ -54,9 +63,7 @@ class BrightStars:
 
     def separation(self, ra: float, dec: float) -> NDArray[np.float64]:
         """Return the angle between each star and (ra, dec), all in degrees, shape (n,)."""
-        lat, north, turn = np.radians(self.dec), np.radians(dec), np.radians(self.ra - ra)
-        haversine = np.sin(0.5 * (lat - north)) ** 2 + np.cos(lat) * np.cos(north) * np.sin(0.5 * turn) ** 2
-        return np.asarray(np.degrees(2.0 * np.arcsin(np.sqrt(np.minimum(haversine, 1.0)))))
+        return separation(self.ra, self.dec, ra, dec)
 
 
 def bright_stars(
@@ -69,5 +76,5 @@ def bright_stars(
     """
     flux, _ = catalogue.in_band(band)
     rows = catalogue.rows_within(ra, dec, radius)
-    rows = rows[flux[rows] >= 10.0 ** (0.4 * (_AB_NJY - limit))]  # false for NaN
-    return BrightStars(catalogue.ra[rows], catalogue.dec[rows], _AB_NJY - 2.5 * np.log10(flux[rows]))
+    rows = rows[flux[rows] >= 10.0 ** (0.4 * (AB_NJY - limit))]  # false for NaN
+    return BrightStars(catalogue.ra[rows], catalogue.dec[rows], AB_NJY - 2.5 * np.log10(flux[rows]))

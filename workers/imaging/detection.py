@@ -30,7 +30,7 @@ DETECTION_DTYPE = np.dtype(
 angle of the major axis (radians from x to y), sep's flags (1: deblended from a neighbour), pixels above threshold."""
 
 SPARE_PIXELS = 100_000
-"""Above threshold after smoothing only, and at the least."""
+"""Room in sep's buffer at the least."""
 MAX_FRACTION = 0.5
 """Of the pixels above threshold: beyond it the background or the noise is wrong, not the sky full."""
 
@@ -76,29 +76,12 @@ def detect(
             f"{above} of {signal.size} pixels lie above {threshold:g} sigma: the background or the noise is wrong; "
             "check bias, gain and read noise in camera.toml"
         )
-    found, segments = _extract(signal, masked, threshold, min_pixels, above)
-    return Detections(_rows(found, noise), np.asarray(segments, dtype=np.int32))
-
-
-def _extract(
-    signal: NDArray[np.float32], masked: NDArray[np.bool_], threshold: float, min_pixels: int, above: int
-) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Run sep with a buffer for the `above` pixels that smoothing can add to, or else with one for all pixels.
-
-    sep's buffers are process-wide, and it writes all of them before it starts: sized by the image that takes as long
-    as the detection itself. With that size they can't overflow.
-    """
+    # sep's buffers are process-wide, and it writes all of them before it starts. Smoothing is a mean of 3 x 3 pixels:
+    # for each pixel above the threshold at most 9 are afterwards, so they can't overflow with sep's untyped error
+    sep.set_extract_pixstack(min(SPARE_PIXELS + 9 * int(above), signal.size))
     sep.set_sub_object_limit(max(1024, signal.size // min_pixels))
-
-    def run(stack: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
-        sep.set_extract_pixstack(min(stack, signal.size))
-        found, segments = sep.extract(signal, threshold, mask=masked, minarea=min_pixels, segmentation_map=True)
-        return found, segments
-
-    try:
-        return run(SPARE_PIXELS + 4 * above)
-    except Exception:  # sep knows one kind of error; a full buffer is the one that can occur
-        return run(signal.size)
+    found, segments = sep.extract(signal, threshold, mask=masked, minarea=min_pixels, segmentation_map=True)
+    return Detections(_rows(found, noise), np.asarray(segments, dtype=np.int32))
 
 
 def _rows(found: NDArray[Any], noise: NDArray[np.floating]) -> NDArray[Any]:

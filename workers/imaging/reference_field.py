@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from workers.imaging.bright_stars import separation
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.reference_store import Reference
 from workers.imaging.wcs import SkyWcs
 
-__all__ = ["field_cone", "field_stars"]
+__all__ = ["MOTION", "field_cone", "field_stars"]
 
 _WIDER = 1.12
 """A field is seen this much wider than its corners: the header's scale and rotation are not exact."""
-_MOTION = 120.0
+MOTION = 120.0
 """Arcsec; the fastest star moves it in twelve years."""
 
 
@@ -25,9 +26,7 @@ def field_cone(wcs: SkyWcs, shape: tuple[int, int], slack: float) -> tuple[float
     x = np.array([0.5 * (width - 1), -0.5, width - 0.5, -0.5, width - 0.5])
     y = np.array([0.5 * (height - 1), -0.5, -0.5, height - 0.5, height - 0.5])
     ra, dec = wcs.pixel_to_sky(x, y)
-    lat, turn = np.radians(dec), np.radians(ra[1:] - ra[0])
-    haversine = np.sin(0.5 * (lat[1:] - lat[0])) ** 2 + np.cos(lat[1:]) * np.cos(lat[0]) * np.sin(0.5 * turn) ** 2
-    corner = np.degrees(2.0 * np.arcsin(np.sqrt(np.clip(haversine, 0.0, 1.0)).max()))
+    corner = separation(ra[1:], dec[1:], float(ra[0]), float(dec[0])).max()
     return float(ra[0]), float(dec[0]), float(_WIDER * corner + slack / 3600.0)
 
 
@@ -40,4 +39,4 @@ def field_stars(
     damaged.
     """
     ra, dec, radius = field_cone(wcs, shape, slack)
-    return reference.within(ra, dec, radius + _MOTION / 3600.0).at(mjd)
+    return reference.within(ra, dec, radius + MOTION / 3600.0).at(mjd)

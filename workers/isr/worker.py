@@ -22,7 +22,7 @@ from workers.ingest.pipeline import read_exposure, read_info
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import apply_steps, remove_signature
 from workers.isr.snaps import combine_snaps
-from workers.items import CalexpItem, RawItem, SourcesItem
+from workers.items import CalexpItem, RawItem, SourcesItem, ended_item
 from workers.survey.config import Survey, load_survey
 from workers.templates.calexps import read_entry
 
@@ -91,26 +91,12 @@ class IsrStage:
         exposure = self.calibrate(item.data, item.info.fileName)
         fault = self.fault(exposure)
         if fault is not None:
-            return _ended(item, exposure, fault)
+            limit = exposure.metrics["psfLimit"]
+            return ended_item(exposure, item, fault.outcome, failure=fault.text, psfLimit=limit)
         path = calexp_path(self.survey, exposure.info)
         if self.survey.config.isr.keep_calexps and not _holds_another(path, exposure.info):
             write_exposure(path, exposure)
         return CalexpItem(exposure, item.tile, item.stageTimes)
-
-
-def _ended(item: RawItem, exposure: Exposure, fault: Fault) -> SourcesItem:
-    corners = tuple(tuple(axis.tolist()) for axis in exposure.need_wcs().footprint(exposure.shape))
-    return SourcesItem(
-        info=exposure.info,
-        tile=item.tile,
-        outcome=fault.outcome,
-        failure=fault.text,
-        provenance=dict(exposure.provenance),
-        metrics=dict(exposure.metrics),
-        corners=(corners[0], corners[1]),
-        psfLimit=exposure.metrics["psfLimit"],
-        stageTimes=item.stageTimes,
-    )
 
 
 def _holds_another(path: Path, info: ExposureInfo) -> bool:

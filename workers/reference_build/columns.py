@@ -14,9 +14,10 @@ from astropy import units
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigurationError
+from workers.imaging.bright_stars import AB_NJY
 from workers.imaging.proper_motion import epoch_mjd
 from workers.imaging.reference import MOTION
-from workers.reference_build.presets import AB_NJY, KINDS, BandColumn, flux_factor, guess_kind, preset_bands
+from workers.reference_build.presets import KINDS, BandColumn, flux_factor, guess_kind, preset_bands
 from workers.reference_build.tables import Chunk, InputTable
 
 __all__ = ["QUANTITIES", "ColumnMap", "TablePlan", "plan_table", "read_column_map", "row_dtype"]

@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from workers.imaging.bright_stars import AB_NJY
 from workers.reference_build.tables import InputTable
 
-__all__ = ["AB_NJY", "GAIA_TO_AB", "KINDS", "BandColumn", "Kind", "guess_kind", "preset_bands"]
+__all__ = ["GAIA_TO_AB", "KINDS", "BandColumn", "Kind", "guess_kind", "preset_bands"]
 
-AB_NJY = 31.4
-"""AB magnitude of one nJy."""
 GAIA_AB = {"G": 25.8010446445, "BP": 25.3539555559, "RP": 25.1039837393}
 """AB magnitude of one electron per second."""
 GAIA_VEGA = {"G": 25.6873668671, "BP": 25.3385422158, "RP": 24.7478955012}

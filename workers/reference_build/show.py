@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from workers.imaging.bright_stars import AB_NJY, separation
 from workers.imaging.reference import MOTION, ReferenceCatalogue
 from workers.imaging.reference_store import Reference, ReferenceStore
-from workers.reference_build.presets import AB_NJY
 
 __all__ = ["near_place", "reference_summary"]
 
@@ -55,9 +55,7 @@ def near_place(reference: Reference, ra: float, dec: float, radius: float, mjd: 
     stars = reference.within(ra, dec, (radius + (0.0 if mjd is None else _FARTHEST)) / 3600.0)
     if mjd is not None:
         stars = stars.at(mjd).within(ra, dec, radius / 3600.0)
-    lat, north, turn = np.radians(stars.dec), np.radians(dec), np.radians(stars.ra - ra)
-    haversine = np.sin(0.5 * (lat - north)) ** 2 + np.cos(lat) * np.cos(north) * np.sin(0.5 * turn) ** 2
-    distance = np.degrees(2.0 * np.arcsin(np.sqrt(np.minimum(haversine, 1.0)))) * 3600.0
+    distance = separation(stars.ra, stars.dec, ra, dec) * 3600.0
     return [_star(stars, int(row), float(distance[row])) for row in np.argsort(distance, kind="stable")]
 
 

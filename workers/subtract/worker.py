@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workers.imaging.exposure import Exposure
-from workers.items import CalexpItem, SourcesItem, TemplateRecord
+from workers.items import CalexpItem, SourcesItem, TemplateRecord, ended_item
 from workers.subtract.pipeline import Subtraction, subtract
 from workers.survey.config import Survey
 from workers.templates.pipeline import TemplateMatch, template_for
@@ -46,17 +46,7 @@ class SubtractStage:
 
     def finished(self, item: CalexpItem, found: tuple[TemplateMatch, Subtraction] | None) -> SourcesItem:
         """Return the item that says how the exposure ended."""
-        exposure = item.exposure
-        corners = tuple(tuple(axis.tolist()) for axis in exposure.need_wcs().footprint(exposure.shape))
-        begun = SourcesItem(
-            info=exposure.info,
-            tile=item.tile,
-            outcome="no_template",
-            provenance=dict(exposure.provenance),
-            metrics=dict(exposure.metrics),
-            corners=(corners[0], corners[1]),
-            stageTimes=item.stageTimes,
-        )
+        begun = ended_item(item.exposure, item, "no_template")
         return begun if found is None else _filled(begun, *found)
 
 
