@@ -1,8 +1,9 @@
 """Characterization of a 4096 x 4096 detector with 10,000 stars: CPU seconds by step, memory, and what it finds.
 
-Run: OMP_NUM_THREADS=1 PYTHONPATH=. python tests/bench/bench_characterize.py [SIZE [STARS]]
+Run: OMP_NUM_THREADS=1 PYTHONPATH=. python tests/bench/bench_characterize.py [SIZE [STARS [ROUNDS]]]
 
-The first call, which compiles or loads compiled loops, is not counted. Memory is what the process holds at most beyond
+Medians over the rounds. The very first call, which compiles or loads compiled loops, is not counted; the first of the
+rounds, whose memory is new, is given apart. Memory is what the process holds at most beyond
 what it held before, planes of the exposure not counted.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from tests.characterize.conftest import make_field
 from workers.characterize import pipeline
+from workers.process import keep_memory
 from workers.survey.characterize_config import CharacterizeConfig
 
 STEPS = (
@@ -38,7 +40,7 @@ def watched(spent):
             try:
                 return _step(*args, **kwargs)
             finally:
-                spent[_name] += time.process_time() - begin
+                spent[_name].append(time.process_time() - begin)
 
         setattr(pipeline, name, wraps(step)(timed))
 
@@ -47,20 +49,26 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(size=4096, stars=10_000):
+def main(size=4096, stars=10_000, rounds=7):
+    keep_memory()
     size, stars = int(size), int(stars)
     config = pipeline.Options(CharacterizeConfig())
     small = make_field(1)
     pipeline.characterize(small.exposure, small.reference, config)
     field = make_field(2, stars=stars, shape=(size, size), fwhm=4.0, brightest=1e6, faintest=300.0)
-    spent = defaultdict(float)
+    spent = defaultdict(list)
     watched(spent)
-    before, begin = peak(), time.process_time()
-    done = pipeline.characterize(field.exposure, field.reference, config)
-    total = time.process_time() - begin
+    before, total = peak(), []
+    for _ in range(int(rounds)):
+        begin = time.process_time()
+        done = pipeline.characterize(field.exposure, field.reference, config)
+        total.append(time.process_time() - begin)
     for name, seconds in spent.items():
-        print(f"{name:24s} {seconds:6.2f} s")
-    print(f"{'everything':24s} {total:6.2f} s CPU, {size}², {stars} stars; {peak() - before:.0f} MiB at most beyond")
+        print(f"{name:24s} {np.median(seconds):6.2f} s")
+    print(
+        f"{'everything':24s} {np.median(total):6.2f} s CPU ({min(total):.2f} to {max(total):.2f}; first {total[0]:.2f})"
+    )
+    print(f"{size}², {stars} stars; {peak() - before:.0f} MiB at most beyond")
     x, y = np.meshgrid(np.linspace(0, size - 1, 9), np.linspace(0, size - 1, 9))
     ra, dec = field.wcs.pixel_to_sky(x, y)
     off = np.hypot(*(np.array(done.need_wcs().sky_to_pixel(ra, dec)) - [x, y]))

@@ -6,7 +6,7 @@ import pytest
 from schemas.errors import DataError
 from tests.characterize.conftest import moffat
 from workers.characterize.aperture_correction import GROWTH_RADII, fit_aperture_correction
-from workers.imaging.photometry import usable_pixels
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.psf import PsfModel
 
 SHAPE, SIZE, RENDERED = (480, 480), 25, 71

@@ -5,8 +5,9 @@ import pytest
 
 from schemas.errors import ConfigurationError, DataError
 from workers.characterize.pipeline import Options, characterize, measure_frame
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.masks import MaskPlane
-from workers.imaging.photometry import psf_fluxes, usable_pixels
+from workers.imaging.photometry import psf_fluxes
 from workers.imaging.reference import ReferenceCatalogue
 from workers.survey.characterize_config import CharacterizeConfig
 

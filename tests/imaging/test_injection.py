@@ -7,9 +7,10 @@ import pytest
 
 from schemas.errors import DataError
 from workers.imaging.exposure import Exposure, ExposureInfo, PhotoCalib
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.injection import INJECTION_DTYPE, STRATA, inject_pair, inject_sources, plan_injections
 from workers.imaging.masks import MaskPlane
-from workers.imaging.photometry import psf_fluxes, usable_pixels
+from workers.imaging.photometry import psf_fluxes
 from workers.imaging.psf import PsfModel
 
 SIZE, SCALE, SKY = 512, 10.0, 100.0  # pixels; nJy per electron; nJy, noise of a pixel

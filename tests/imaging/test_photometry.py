@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.masks import MaskPlane
 from workers.imaging.photometry import (
     CENTROID_DTYPE,
@@ -12,7 +13,6 @@ from workers.imaging.photometry import (
     aperture_fluxes,
     psf_centroids,
     psf_fluxes,
-    usable_pixels,
 )
 from workers.imaging.point_fits import shifted_gradients, shifted_stamps
 from workers.imaging.psf import PsfModel, shift_gradients, shift_stamps

@@ -9,9 +9,10 @@ from scipy.spatial import cKDTree
 
 from schemas import table_dtype
 from schemas.errors import DataError
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.identity import dia_source_ids
 from workers.imaging.masks import MaskPlane
-from workers.imaging.photometry import psf_fluxes, usable_pixels
+from workers.imaging.photometry import psf_fluxes
 from workers.imaging.stamps import to_bytes
 from workers.subtract.pipeline import Subtraction, subtract
 from workers.survey.config import SubtractConfig

@@ -19,9 +19,10 @@ from workers.imaging.blends import fit_blends, groups_of
 from workers.imaging.detection import sep_image
 from workers.imaging.exposure import Exposure
 from workers.imaging.extendedness import extendedness_of, spread_model
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.kron import kron_fluxes
 from workers.imaging.masks import BLOCKING, MaskPlane
-from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes, usable_pixels
+from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes
 from workers.imaging.wcs import SkyWcs
 
 __all__ = ["THRESHOLD", "measure_sources"]

@@ -18,7 +18,8 @@ from workers.characterize.color_terms import STAR_DTYPE, ColorTerm, fit_color_te
 from workers.characterize.zero_point_noise import expected_error
 from workers.imaging.exposure import Exposure
 from workers.imaging.fits import read_exposure
-from workers.imaging.photometry import psf_centroids, psf_fluxes, usable_pixels
+from workers.imaging.flagged_pixels import usable_pixels
+from workers.imaging.photometry import psf_centroids, psf_fluxes
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.reference_field import MOTION, field_cone
 from workers.imaging.reference_store import Reference

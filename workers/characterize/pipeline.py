@@ -22,8 +22,9 @@ from workers.imaging.background import Background, source_free_background
 from workers.imaging.background_layers import Box
 from workers.imaging.detection import Detections, detect
 from workers.imaging.exposure import Exposure, PhotoCalib
+from workers.imaging.flagged_pixels import mark_pixels, usable_pixels
 from workers.imaging.masks import BLOCKING, MaskPlane
-from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes, usable_pixels
+from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes
 from workers.imaging.psf import PsfModel
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.wcs import SkyWcs
@@ -230,12 +231,10 @@ def _calibrated(
     some = slice(None, None, max(min(exposure.shape) // 512, 1))
     typical = float(np.median(exposure.variance[some, some][sky.usable[some, some]]))
     noise = np.sqrt(typical * float(psf.model.noise_area(*middle)[0]))
-    mask = exposure.mask.copy()
-    mask[sky.detections.segments > 0] |= int(MaskPlane.DETECTED)
     calibrated = exposure.replaced(
-        image=sky.image * factor,
+        image=np.multiply(sky.image, factor, out=sky.image),  # nobody else holds it
         variance=exposure.variance * np.square(factor),
-        mask=mask,
+        mask=mark_pixels(exposure.mask, sky.detections.segments, MaskPlane.DETECTED),
         unit="nJy",
         wcs=SkyWcs(sight.wcs.header()),  # as a file gives it back: fused stages see what separate ones see
         psf=psf.model,

@@ -30,6 +30,8 @@ ENOUGH, WIDENINGS = 5, (1.0, 4.0, 12.0)
 """Stars with fewer than which the locus is made wider, so many times: a bad tracking spoils few stars' likeness."""
 CANDIDATES = 1200
 """Brightest whose shapes are measured."""
+TOLERANCE = 1e-4
+"""Of the shapes' size: noise is a hundred times larger."""
 MOST = 250
 """Brightest stars taken: more cost time and add nothing."""
 
@@ -118,7 +120,7 @@ def _on_locus(
     fwhm = float(np.clip(FWHM_PER_AXIS * axes, 1.5, 20.0))
     half = int(np.clip(np.ceil(1.8 * fwhm), 4, stamp_size // 2))
     boxes = cut_boxes(image, image, usable, chosen["x"], chosen["y"], 2 * half + 1)
-    shapes = adaptive_moments(boxes.data, (fwhm / FWHM_PER_AXIS) ** 2)
+    shapes = adaptive_moments(boxes.data, (fwhm / FWHM_PER_AXIS) ** 2, TOLERANCE)
     sound = _sound(boxes, shapes, fwhm)
     rows, chosen, size = rows[sound], chosen[sound], shapes.size[sound]
     if len(rows) == 0:

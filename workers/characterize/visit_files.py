@@ -12,8 +12,9 @@ from schemas.errors import DataError
 from workers.characterize.visit_astrometry import VisitDetector, solve_visit
 from workers.imaging.detection import detect
 from workers.imaging.exposure import Exposure
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.masks import BLOCKING, MaskPlane
-from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes, usable_pixels
+from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.wcs import SkyWcs
 from workers.survey.characterize_config import AstrometryConfig

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import Any
 
 import click
 
 from schemas.errors import SkydeltaError
+from workers.process import prepare_process
 
 __all__ = ["COMMANDS", "cli", "main"]
 
@@ -75,17 +75,9 @@ def cli() -> None:
     """Alert production for any camera: raw exposures in, calibrated difference-image alerts out."""
 
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
 def main() -> None:
-    """Entry point: run the command and turn errors of the tree into a message and an exit code.
-
-    Numerical libraries get one thread per process unless the environment says otherwise: work is shared out by process,
-    and on the small matrices here their threads cost more than they give (50 times, with two processes on two cores).
-    """
-    for name in _THREADS:
-        os.environ.setdefault(name, "1")
+    """Entry point: run the command and turn errors of the tree into a message and an exit code."""
+    prepare_process()
     try:
         if len(sys.argv) > 1 and sys.argv[1] in COMMANDS:
             from workers.cli.guard import check_installation

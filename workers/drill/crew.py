@@ -16,10 +16,10 @@ from workers.drill.settings import WARM_FRAME, WARM_SURVEY
 from workers.drill.survey import Prepared
 from workers.drill.victim import HARMLESS, IDLE, STRUCK, Files, Plan, work
 from workers.night import Role
+from workers.process import prepare_process
 
 __all__ = ["Crew", "Member", "hired"]
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PRELOADED = "workers.drill.warm"
 _FAREWELL = 30.0
 """Seconds for a worker to end its message after SIGTERM."""
@@ -140,8 +140,7 @@ class Crew:
 @contextmanager
 def hired(root: Path, prepared: Prepared) -> Iterator[Crew]:
     """Give a crew for the night in `root` that is dismissed at the end, whatever happens."""
-    for name in _THREADS:
-        os.environ.setdefault(name, "1")
+    prepare_process()
     os.environ[WARM_SURVEY] = str(prepared.root.resolve())
     os.environ[WARM_FRAME] = str((prepared.root / prepared.frames[-1]).resolve())
     context = multiprocessing.get_context("forkserver")

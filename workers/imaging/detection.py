@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import sep
+from numba import njit
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
@@ -69,8 +70,8 @@ def detect(
     must not be used; all three of one shape (height, width). The image is divided by the noise, smoothed with
     SExtractor's 3x3 pyramid and thresholded; blends are split. Raises DataError where most pixels lie above threshold.
     """
-    signal, masked = sep_image(image / noise, blocked)
-    above = int(np.count_nonzero((signal > threshold) & ~masked))
+    signal, masked = np.empty(image.shape, np.float32), np.empty(image.shape, bool)
+    above = _signal(image, noise, blocked, threshold, signal, masked)
     if above > MAX_FRACTION * signal.size:
         raise DataError(
             f"{above} of {signal.size} pixels lie above {threshold:g} sigma: the background or the noise is wrong; "
@@ -78,7 +79,7 @@ def detect(
         )
     # sep's buffers are process-wide, and it writes all of them before it starts. Smoothing is a mean of 3 x 3 pixels:
     # for each pixel above the threshold at most 9 are afterwards, so they can't overflow with sep's untyped error
-    sep.set_extract_pixstack(min(SPARE_PIXELS + 9 * int(above), signal.size))
+    sep.set_extract_pixstack(min(SPARE_PIXELS + 9 * above, signal.size))
     sep.set_sub_object_limit(max(1024, signal.size // min_pixels))
     found, segments = sep.extract(signal, threshold, mask=masked, minarea=min_pixels, segmentation_map=True)
     return Detections(_rows(found, noise), np.asarray(segments, dtype=np.int32))
@@ -93,3 +94,19 @@ def _rows(found: NDArray[Any], noise: NDArray[np.floating]) -> NDArray[Any]:
     unit = noise[found["ypeak"], found["xpeak"]]
     rows["flux"], rows["peak"] = found["flux"] * unit, found["peak"] * unit
     return rows
+
+
+@njit(cache=True, nogil=True)
+def _signal(
+    image: Any, noise: Any, blocked: Any, threshold: float, signal: Any, masked: Any
+) -> int:  # pragma: no cover - compiled
+    """Fill `signal` and `masked` for sep in one pass; return how many pixels lie above the threshold."""
+    above = 0
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            ratio = image[y, x] / noise[y, x]
+            finite = ratio - ratio == 0.0
+            masked[y, x] = blocked[y, x] | (not finite)
+            signal[y, x] = ratio if finite else 0.0
+            above += finite & (ratio > threshold) & (not blocked[y, x])
+    return above

@@ -1,4 +1,4 @@
-"""Where a mask has a bit: the few flagged pixels among many, without a temporary of the mask's size."""
+"""Which pixels may be used, and where a mask has a bit: passes over the planes without temporaries of their size."""
 
 from __future__ import annotations
 
@@ -9,10 +9,35 @@ from numba import njit
 from numpy.typing import NDArray
 
 from workers.imaging.exposure import MaskImage
+from workers.imaging.masks import BLOCKING, MaskPlane
 
-__all__ = ["flagged_pixels"]
+__all__ = ["flagged_pixels", "mark_pixels", "usable_pixels"]
 
 _PIECE = 256
+
+
+def usable_pixels(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    mask: NDArray[np.integer],
+    planes: MaskPlane = BLOCKING,
+) -> NDArray[np.bool_]:
+    """Return true, per pixel, where none of `planes` is set, the image is finite and the variance positive."""
+    usable = np.empty(image.shape, bool)
+    _usable(_native(image), _native(variance), np.ascontiguousarray(mask).ravel(), int(planes), usable.ravel())
+    return usable
+
+
+def mark_pixels(mask: MaskImage, segments: NDArray[np.int32], plane: MaskPlane) -> MaskImage:
+    """Return a copy of `mask` with `plane` set where `segments` (same shape) is positive."""
+    marked = np.empty(mask.shape, np.int32)
+    _mark(np.ascontiguousarray(mask).ravel(), np.ascontiguousarray(segments).ravel(), int(plane), marked.ravel())
+    return marked
+
+
+def _native(plane: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the plane as compiled code reads it: flat, in the machine's byte order."""
+    return np.ascontiguousarray(plane, dtype=np.float32 if plane.dtype == np.dtype(">f4") else None).ravel()
 
 
 def flagged_pixels(mask: MaskImage, planes: int) -> NDArray[np.int64]:
@@ -51,3 +76,19 @@ def _places(mask: Any, planes: Any, found: Any) -> None:  # pragma: no cover - c
             if mask[index] & planes != 0:
                 found[count] = index
                 count += 1
+
+
+@njit(cache=True, nogil=True)
+def _usable(image: Any, variance: Any, mask: Any, planes: Any, usable: Any) -> None:  # pragma: no cover - compiled
+    """Written without branches: a difference with itself is zero for finite numbers alone."""
+    for index in range(usable.size):
+        value, noise = image[index], variance[index]
+        finite = (value - value == 0.0) & (noise - noise == 0.0)
+        usable[index] = finite & (noise > 0.0) & ((mask[index] & planes) == 0)
+
+
+@njit(cache=True, nogil=True)
+def _mark(mask: Any, segments: Any, plane: Any, marked: Any) -> None:  # pragma: no cover - compiled
+    """Copy and set in one pass."""
+    for index in range(marked.size):
+        marked[index] = mask[index] | (plane if segments[index] > 0 else 0)

@@ -18,8 +18,9 @@ from scipy.spatial import cKDTree
 from schemas.errors import DataError
 from workers.imaging.detection import detect
 from workers.imaging.exposure import Exposure
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.masks import MaskPlane
-from workers.imaging.photometry import aperture_fluxes, psf_centroids, usable_pixels
+from workers.imaging.photometry import aperture_fluxes, psf_centroids
 from workers.imaging.psf import PsfModel
 
 __all__ = ["INJECTION_DTYPE", "STRATA", "inject_pair", "inject_sources", "plan_injections"]

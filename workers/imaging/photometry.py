@@ -23,7 +23,6 @@ import sep
 from numpy.typing import ArrayLike, NDArray
 
 from workers.imaging.detection import sep_image
-from workers.imaging.masks import BLOCKING, MaskPlane
 from workers.imaging.point_fits import cut_pixels, fit_amplitudes, fit_positions, shift_table, shifted_stamps
 from workers.imaging.psf import PsfModel
 
@@ -38,7 +37,6 @@ __all__ = [
     "fitted_positions",
     "psf_centroids",
     "psf_fluxes",
-    "usable_pixels",
 ]
 
 _Float = NDArray[np.float64]
@@ -75,16 +73,6 @@ class PhotometryFlag(IntFlag):
     """Too few usable pixels under the PSF: values are NaN."""
     NOT_CONVERGED = 1 << 3
     """The centroid ran away: the initial position is given, its error is NaN."""
-
-
-def usable_pixels(
-    image: NDArray[np.floating],
-    variance: NDArray[np.floating],
-    mask: NDArray[np.integer],
-    planes: MaskPlane = BLOCKING,
-) -> _Bool:
-    """Return true, per pixel, where none of `planes` is set, the image is finite and the variance positive."""
-    return np.asarray(((mask & int(planes)) == 0) & np.isfinite(image) & (variance > 0.0) & np.isfinite(variance))
 
 
 def _in_batches(

@@ -36,10 +36,13 @@ class Shapes:
     """2 Mxy / T."""
 
 
-def adaptive_moments(stamps: NDArray[np.floating], guess: float = 3.0) -> Shapes:
-    """Return the shapes of stamps (m, n, n) near whose middle pixel the source lies; `guess` of Mxx, pixels^2."""
+def adaptive_moments(stamps: NDArray[np.floating], guess: float = 3.0, tolerance: float = TOLERANCE) -> Shapes:
+    """Return the shapes of stamps (m, n, n) near whose middle pixel the source lies; `guess` of Mxx, pixels^2.
+
+    `tolerance`: relative change of the size at which the iteration ends.
+    """
     state = np.tile([0.0, 0.0, guess, guess, 0.0], (len(stamps), 1))  # x, y, Mxx, Myy, Mxy
-    _iterate(np.ascontiguousarray(stamps, dtype=float), state, ROUNDS, TOLERANCE, SMALLEST)
+    _iterate(np.ascontiguousarray(stamps, dtype=float), state, ROUNDS, tolerance, SMALLEST)
     total = state[:, 2] + state[:, 3]
     return Shapes(total, (state[:, 2] - state[:, 3]) / total, 2.0 * state[:, 4] / total)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from workers.imaging.exposure import Exposure
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.injection import INJECTION_DTYPE, inject_sources
-from workers.imaging.photometry import usable_pixels
 from workers.imaging.psf import FWHM_PER_SIGMA
 
 __all__ = ["ARTEFACT_DTYPE", "KINDS", "add_artefacts", "plan_artefacts"]

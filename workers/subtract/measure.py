@@ -8,13 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.imaging.exposure import Exposure, FloatImage
-from workers.imaging.photometry import (
-    PhotometryFlag,
-    aperture_fluxes,
-    psf_centroids,
-    psf_fluxes,
-    usable_pixels,
-)
+from workers.imaging.flagged_pixels import usable_pixels
+from workers.imaging.photometry import PhotometryFlag, aperture_fluxes, psf_centroids, psf_fluxes
 from workers.imaging.psf import FWHM_PER_SIGMA
 from workers.imaging.stamps import Stamps
 from workers.imaging.wcs import SkyWcs
