@@ -173,7 +173,7 @@ def off(found, truth, shape):
 
 def solve(one, parity="known"):
     """Return (CPU seconds, result or the error)."""
-    config = AstrometryConfig(search_radius_arcsec=250 * one.scale, parity=parity)
+    config = AstrometryConfig(search_radius_pixels=250, parity=parity)
     begin = time.process_time()
     try:
         found = solve_astrometry(one.header, one.sources, one.reference, "r", one.shape, config)
@@ -228,7 +228,7 @@ def summary(kind, number, seed, times, offs, rms, pulls, refused, wrong):
 
 def visits(number, seed):
     """Visits solved jointly, and the same detectors one by one."""
-    config, shape = AstrometryConfig(search_radius_arcsec=40), (1024, 1024)
+    config, shape = AstrometryConfig(search_radius_pixels=80), (1024, 1024)
     alone, joint, offs, pulls, times, wrong, least = 0, 0, [], [], [], 0, 999
     for index in range(seed, seed + number):
         rng = np.random.default_rng(index)

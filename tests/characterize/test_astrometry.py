@@ -58,8 +58,8 @@ def test_saturated_sources_help_the_search_but_not_the_fit(draw_wcs):
 
 def test_a_header_too_far_off_is_told(draw_wcs):
     _, header, sources, reference = scene(4, 100, draw_wcs, arcsec=(60.0, 70.0))
-    with pytest.raises(DataError, match="off by more than search_radius_arcsec = 20"):
-        solve_astrometry(header, sources, reference, "r", SHAPE, CONFIG)
+    with pytest.raises(DataError, match="off by more than search_radius_pixels = 50"):
+        solve_astrometry(header, sources, reference, "r", SHAPE, AstrometryConfig(search_radius_pixels=50))
 
 
 def test_a_mirrored_camera_is_found_where_parity_is_unknown(draw_wcs):

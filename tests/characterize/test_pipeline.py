@@ -6,9 +6,11 @@ import pytest
 from schemas.errors import ConfigurationError, DataError
 from workers.characterize.pipeline import Options, characterize, measure_frame
 from workers.imaging.flagged_pixels import usable_pixels
+from workers.imaging.horizon import look_up
 from workers.imaging.masks import MaskPlane
 from workers.imaging.photometry import psf_fluxes
 from workers.imaging.reference import ReferenceCatalogue
+from workers.survey.camera import Site
 from workers.survey.characterize_config import CharacterizeConfig
 
 CONFIG = Options(CharacterizeConfig())
@@ -176,7 +178,7 @@ def test_a_catalogue_of_another_field(draw_field):
     shuffled = ReferenceCatalogue(
         field.reference.ra[::-1], field.reference.dec, field.reference.flux, field.reference.fluxErr
     )
-    with pytest.raises(DataError, match=r"astrometry failed: .*search_radius_arcsec"):
+    with pytest.raises(DataError, match=r"astrometry failed: .*search_radius_pixels"):
         characterize(field.exposure, shuffled, CONFIG)
 
 
@@ -188,3 +190,17 @@ def test_every_random_exposure_is_solved(draw_field, stars):
         found = characterize(field.exposure, field.reference, CONFIG)
         assert wcs_error(found.wcs, field)[0] < 0.08
         assert abs(np.median(bright_ratio(found, field)[0]) - 1.0) < 0.02
+
+
+def test_the_site_gives_airmass_and_with_it_transparency(draw_field):
+    field, terms = draw_field(2, faintest=3000.0), {"zero_point": {"r": 24.0}, "extinction": {"r": 0.5}}
+    config = CharacterizeConfig.model_validate({"photometry": terms})
+    site = Site(longitude=150.0, latitude=-30.24, height=2663.0)
+    low = characterize(field.exposure, field.reference, Options(config, site=site)).metrics
+    high = characterize(field.exposure, field.reference, Options(config)).metrics
+    assert "airmass" not in high
+    seen = look_up(field.exposure.info.ra, field.exposure.info.dec, field.exposure.info.midpointMjdTai, **vars(site))
+    assert low["altitude"] == pytest.approx(seen.altitude)
+    assert low["airmass"] == pytest.approx(seen.airmass)
+    gained = 2.5 * np.log10(low["transparency"] / high["transparency"])
+    assert gained == pytest.approx(0.5 * (seen.airmass - 1.0), abs=1e-6)

@@ -19,7 +19,7 @@ from workers.imaging.reference import save_reference
 from workers.imaging.wcs import SkyWcs
 from workers.survey.characterize_config import AstrometryConfig
 
-CONFIG, SHAPE = AstrometryConfig(search_radius_arcsec=40), (1024, 1024)
+CONFIG, SHAPE = AstrometryConfig(search_radius_pixels=80), (1024, 1024)
 
 
 def solved(one):

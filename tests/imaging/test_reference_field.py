@@ -51,7 +51,7 @@ def test_every_star_on_the_detector_is_in_the_field(ra, dec, tmp_path):
 def test_the_cone_is_not_much_wider_than_the_detector():
     _, _, radius = field_cone(tangent(10.0, 20.0), SHAPE, 20.0)
     half = 0.5 * np.hypot(*SHAPE) / 3600
-    assert 1.1 * half < radius < 1.13 * half + 20 / 3600
+    assert 1.1 * half < radius < 1.13 * (half + 20 * np.sqrt(2) / 3600)
 
 
 def test_a_single_table_does_it_too():

@@ -130,7 +130,7 @@ def look(
     """Predict where the reference stars fall; raises DataError where there is none."""
     scale = start.pixel_scale(0.5 * shape[1], 0.5 * shape[0])
     flux = reference.in_band(band)[0]
-    rows, predicted = _predict(start, reference, flux, shape, config.search_radius_arcsec / scale, scale)
+    rows, predicted = _predict(start, reference, flux, shape, config.search_radius_pixels, scale)
     places = pixel_to_focal(start, np.stack([sources["x"], sources["y"]], axis=1))
     blur = np.sqrt(0.5 * np.nan_to_num(np.square(reference.raErr[rows]) + np.square(reference.decErr[rows])))
     return Sight(start, sources, rows, predicted, flux[rows], blur / (1e3 * scale), shape, scale, places)
@@ -144,15 +144,15 @@ def match_sight(sight: Sight, config: AstrometryConfig) -> StarMatch:
             sight.sources["flux"],
             sight.predicted,
             sight.flux,
-            search_radius=config.search_radius_arcsec / sight.scale,
+            search_radius=config.search_radius_pixels,
             match_radius=max(config.match_radius_arcsec / sight.scale, LEAST_RADIUS),
             max_rotation=config.max_rotation,
             bright_only=True,
         )
     except DataError as error:
         raise DataError(
-            f"astrometry failed: {error}. Either the header's WCS is off by more than search_radius_arcsec = "
-            f"{config.search_radius_arcsec:g} (survey.toml), or the reference catalogue is not of this field"
+            f"astrometry failed: {error}. Either the header's WCS is off by more than search_radius_pixels = "
+            f"{config.search_radius_pixels:g} (survey.toml), or the reference catalogue is not of this field"
         ) from error
 
 

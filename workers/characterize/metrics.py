@@ -10,8 +10,12 @@ from workers.characterize.zero_point import ZeroPoint
 from workers.characterize.zero_point_clouds import SkyClarity
 from workers.imaging.background import Background
 from workers.imaging.bright_stars import AB_NJY
+from workers.imaging.exposure import ExposureInfo
+from workers.imaging.horizon import look_up
+from workers.imaging.psf_wing import PsfWing
+from workers.survey.camera import Site
 
-__all__ = ["background_metrics", "psf_metrics", "sky_metrics", "zero_point_metrics"]
+__all__ = ["background_metrics", "horizon_metrics", "psf_metrics", "sky_metrics", "wing_metrics", "zero_point_metrics"]
 
 
 def magnitude(flux: float) -> float:
@@ -29,6 +33,17 @@ def background_metrics(background: Background) -> dict[str, float]:
     if background.steps:
         found["amplifierStep"] = max(abs(step) for step in background.steps)
     return found
+
+
+def horizon_metrics(info: ExposureInfo, site: Site | None) -> dict[str, float]:
+    """Return altitude, airmass and parallacticAngle (degrees, north through east to the zenith) of the pointing.
+
+    Empty without a site; an altitude below 0, which has no airmass, says that site or clock are wrong.
+    """
+    if site is None:
+        return {}
+    seen = look_up(info.ra, info.dec, info.midpointMjdTai, **site.model_dump())
+    return {name: value for name, value in vars(seen).items() if math.isfinite(value)}
 
 
 def psf_metrics(psf: PsfFit) -> dict[str, float]:
@@ -49,6 +64,16 @@ def psf_metrics(psf: PsfFit) -> dict[str, float]:
         "psfChi2": quality.chi2,
         "psfModelError": quality.modelError,
     }
+
+
+def wing_metrics(wing: PsfWing | None) -> dict[str, float]:
+    """Return the power law of the light beyond the PSF's stamp, per pixel in units of the PSF flux.
+
+    light = wingScale (radius / wingRadius)^wingPower, radius in pixels; empty where no star shows it.
+    """
+    if wing is None:
+        return {}
+    return {"wingRadius": float(wing.radius[0]), "wingScale": wing.scale, "wingPower": wing.power}
 
 
 def zero_point_metrics(zero: ZeroPoint, clarity: SkyClarity) -> dict[str, float]:

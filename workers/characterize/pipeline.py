@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from workers.characterize.astrometry import Astrometry, solve_astrometry
 from workers.characterize.color_terms import ColorTerm
-from workers.characterize.metrics import background_metrics, psf_metrics, sky_metrics, zero_point_metrics
+from workers.characterize.metrics import (
+    background_metrics,
+    horizon_metrics,
+    psf_metrics,
+    sky_metrics,
+    wing_metrics,
+    zero_point_metrics,
+)
 from workers.characterize.nightly_terms import catalogue_colors
 from workers.characterize.psf_fit import PsfFit, fit_psf
 from workers.characterize.star_selection import select_stars
@@ -26,8 +33,10 @@ from workers.imaging.flagged_pixels import mark_pixels, usable_pixels
 from workers.imaging.masks import BLOCKING, MaskPlane
 from workers.imaging.photometry import PhotometryFlag, psf_centroids, psf_fluxes
 from workers.imaging.psf import PsfModel
+from workers.imaging.psf_wing import PsfWing, measure_wing
 from workers.imaging.reference import ReferenceCatalogue
 from workers.imaging.wcs import SkyWcs
+from workers.survey.camera import Site
 from workers.survey.characterize_config import CharacterizeConfig, PsfConfig
 
 __all__ = ["SOURCE_DTYPE", "Frame", "Options", "Sky", "characterize", "measure_frame"]
@@ -42,6 +51,8 @@ SOURCE_DTYPE = np.dtype(
 THRESHOLD = 5.0
 """Sigma, of the detections that are measured."""
 LIMIT_SIGMA = 5.0
+WING_SNR = 300.0
+"""Of stars round which the PSF's wing is sought."""
 SPIKE = 2.0
 """A pixel that exceeds the fitted star's by this factor, and by the threshold, is not a star's."""
 
@@ -55,6 +66,7 @@ class Options:
     """Of the detector, (y0, y1, x0, x1); empty: no steps between them are looked for."""
     colorTerms: Mapping[str, ColorTerm] = field(default_factory=dict)
     """By band."""
+    site: Site | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,8 @@ class Frame:
     psf: PsfFit
     sources: NDArray[Any]
     """Rows of `SOURCE_DTYPE`; spikes (hot pixels, cosmic rays) are left out."""
+    wing: PsfWing | None
+    """The PSF beyond its stamp; None where too few stars show it."""
 
 
 def measure_frame(exposure: Exposure, options: Options) -> Frame:
@@ -85,7 +99,8 @@ def measure_frame(exposure: Exposure, options: Options) -> Frame:
     """
     sky = _subtract_sky(exposure, options)
     psf = _measure_psf(exposure, sky, options.config.psf)
-    return Frame(sky, psf, _measure_sources(exposure, sky, psf.model))
+    sources = _measure_sources(exposure, sky, psf.model)
+    return Frame(sky, psf, sources, _measure_wing(sky, psf.model, sources))
 
 
 def characterize(exposure: Exposure, reference: ReferenceCatalogue, options: Options) -> Exposure:
@@ -177,6 +192,15 @@ def _measure_sources(exposure: Exposure, sky: Sky, psf: PsfModel) -> NDArray[Any
     return np.asarray(rows[~(fitted & _spikes(sky, psf, rows))])
 
 
+def _measure_wing(sky: Sky, psf: PsfModel, sources: NDArray[Any]) -> PsfWing | None:
+    """Stack the surroundings of the brightest stars that are whole."""
+    bright = sources[sources["clean"] & (sources["snr"] > WING_SNR)]
+    inner = float(psf.size // 2)
+    return measure_wing(
+        sky.image, sky.usable, sky.detections.segments, bright["x"], bright["y"], bright["flux"], inner=inner
+    )
+
+
 def _spikes(sky: Sky, psf: PsfModel, rows: NDArray[Any]) -> _Bool:
     """Tell which sources are narrower than the PSF: hot pixels and cosmic rays that no mask knows."""
     found = sky.detections.rows
@@ -241,15 +265,23 @@ def _calibrated(
         photo=PhotoCalib(zero.nJyPerElectron, zero.relativeError, zero.nStars),
         provenance={**exposure.provenance, "reference": reference.name, **_color_provenance(zero)},
     )
+    above = horizon_metrics(exposure.info, options.site)
     clarity = sky_clarity(
-        zero, exposure.info.band, exposure.info.exposureTime, exposure.shape, options.config.photometry
+        zero,
+        exposure.info.band,
+        exposure.info.exposureTime,
+        exposure.shape,
+        options.config.photometry,
+        airmass=above.get("airmass", 1.0),
     )
     metrics = {
+        **above,
         **background_metrics(sky.background),
         "seeingFwhm": fwhm,
         "seeingArcsec": fwhm * scale,
         "nDetected": float(len(sky.detections.rows)),
         **psf_metrics(psf),
+        **wing_metrics(frame.wing),
         **zero_point_metrics(zero, clarity),
         **sky_metrics(sky.background, sight, zero, LIMIT_SIGMA * float(noise) * zero.nJyPerElectron, scale),
     }

@@ -194,7 +194,7 @@ def _first_pairs(pool: _Pool, config: AstrometryConfig) -> tuple[_Index, _Index]
         pool.sources["flux"],
         pool.predicted,
         pool.flux,
-        search_radius=config.search_radius_arcsec / 3600.0 / pool.plane.scale,
+        search_radius=config.search_radius_pixels,
         match_radius=pool.radius,
         max_rotation=config.max_rotation,
     )

@@ -58,7 +58,8 @@ def _solve(
     """Solve one visit and write its files."""
     exposures = [exposure for _, exposure in members]
     ra, dec, radius = field_of(exposures)
-    stars = reference.within(ra, dec, radius + 2.0 * config.search_radius_arcsec / 3600.0)
+    scale = max(exposure.need_wcs().pixel_scale(0.0, 0.0) for exposure in exposures)
+    stars = reference.within(ra, dec, radius + 2.0 * config.search_radius_pixels * scale / 3600.0)
     try:
         solved = solve_exposures(exposures, stars.at(exposures[0].info.midpointMjdTai), config)
     except DataError as error:

@@ -20,14 +20,15 @@ MOTION = 120.0
 def field_cone(wcs: SkyWcs, shape: tuple[int, int], slack: float) -> tuple[float, float, float]:
     """Return (ra, dec, radius), degrees, of a cone that holds a detector of `shape` (height, width).
 
-    `slack` arcsec: how far `wcs`, the header's, may be off. Right at the poles and at RA 0.
+    `slack` pixels: how far `wcs`, the header's, may be off. Right at the poles and at RA 0.
     """
     height, width = shape
-    x = np.array([0.5 * (width - 1), -0.5, width - 0.5, -0.5, width - 0.5])
-    y = np.array([0.5 * (height - 1), -0.5, -0.5, height - 0.5, height - 0.5])
+    low, right, top = -0.5 - slack, width - 0.5 + slack, height - 0.5 + slack
+    x = np.array([0.5 * (width - 1), low, right, low, right])
+    y = np.array([0.5 * (height - 1), low, low, top, top])
     ra, dec = wcs.pixel_to_sky(x, y)
     corner = separation(ra[1:], dec[1:], float(ra[0]), float(dec[0])).max()
-    return float(ra[0]), float(dec[0]), float(_WIDER * corner + slack / 3600.0)
+    return float(ra[0]), float(dec[0]), float(_WIDER * corner)
 
 
 def field_stars(

@@ -80,18 +80,19 @@ def _extent(amplifier: Amplifier) -> tuple[int, int]:
     return max(rows.stop for rows, _ in slices), max(columns.stop for _, columns in slices)
 
 
-def detector_reach(raw: RawExposure, camera: Camera) -> tuple[float, float, float]:
+def detector_reach(raw: RawExposure, camera: Camera, margin: float = 0.0) -> tuple[float, float, float]:
     """Return (ra, dec) of the detector's centre and its distance to the farthest corner, degrees ICRS.
 
+    The corners are those of the detector with `margin` more pixels all round.
     By its nominal WCS; the pointing of the boresight and one degree stand in where the file has none. Raises DataError
     where neither is a number.
     """
     detector = camera.detector(raw.info.detector)
     if camera.wcs is None and "CTYPE1" not in raw.header:
         return raw.info.ra, raw.info.dec, _UNKNOWN_REACH
-    right, top = detector.width - 0.5, detector.height - 0.5
-    x = np.array([(right - 0.5) / 2, -0.5, right, right, -0.5])
-    y = np.array([(top - 0.5) / 2, -0.5, -0.5, top, top])
+    low, right, top = -0.5 - margin, detector.width - 0.5 + margin, detector.height - 0.5 + margin
+    x = np.array([0.5 * (detector.width - 1), low, right, right, low])
+    y = np.array([0.5 * (detector.height - 1), low, low, top, top])
     ra, dec = nominal_wcs(raw, camera).pixel_to_sky(x, y)
     lon, lat = np.radians(ra), np.radians(dec)
     away = angular_separation(lon[0], lat[0], lon[1:], lat[1:])

@@ -79,10 +79,11 @@ class Ingest:
 
     def _place(self, raw: RawExposure) -> _Place:
         """The margin is the largest pointing error that is solved, and room for objects that sources match to."""
-        ra, dec, reach = detector_reach(raw, self.survey.camera)
-        tile, config = sky_tile(ra, dec), self.survey.config
-        margin = config.characterize.astrometry.search_radius_arcsec + 2.0 * config.associate.radius_arcsec
-        return _Place(tile, tiles_touched(ra, dec, reach + margin / 3600.0))
+        config = self.survey.config
+        search = config.characterize.astrometry.search_radius_pixels
+        ra, dec, reach = detector_reach(raw, self.survey.camera, margin=search)
+        around = 2.0 * config.associate.radius_arcsec / 3600.0
+        return _Place(sky_tile(ra, dec), tiles_touched(ra, dec, reach + around))
 
     def _publish(self, path: Path, info: ExposureInfo, place: _Place) -> Ingested:
         """Announcement and exposure in one transaction, unless the visit and detector is known already."""

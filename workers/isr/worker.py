@@ -78,9 +78,9 @@ class IsrStage:
     def _characterized(self, electrons: Exposure) -> Exposure:
         config = self.survey.config.characterize
         boxes = self.survey.camera.detector(electrons.info.detector).boxes
-        slack, date = 2.0 * config.astrometry.search_radius_arcsec, electrons.info.midpointMjdTai
+        slack, date = 2.0 * config.astrometry.search_radius_pixels, electrons.info.midpointMjdTai
         stars = field_stars(self.reference, electrons.need_wcs(), electrons.shape, slack, date)
-        return characterize(electrons, stars, Options(config, boxes, self.colorTerms))
+        return characterize(electrons, stars, Options(config, boxes, self.colorTerms, self.survey.camera.site))
 
     def fault(self, exposure: Exposure) -> Fault | None:
         """Return the limit that a calibrated exposure does not keep."""

@@ -160,6 +160,14 @@ class PointingWcs(_Model):
     parity: Literal[1, -1] = Field(1, description="1: east is left when north is up; -1: mirrored")
 
 
+class Site(_Model):
+    """Where the telescope stands: without it airmass is not known."""
+
+    longitude: float = Field(ge=-180, le=360, description="degrees, east positive")
+    latitude: float = Field(ge=-90, le=90, description="degrees")
+    height: float = Field(0.0, ge=-500, le=9000, description="metres")
+
+
 class Camera(_Model):
     """Everything about the camera that the pipeline needs."""
 
@@ -167,6 +175,7 @@ class Camera(_Model):
     header: HeaderMap
     detectors: tuple[Detector, ...] = Field(min_length=1)
     wcs: PointingWcs | None = Field(None, description="absent: the header's WCS is used")
+    site: Site | None = Field(None, description="absent: airmass is not known, transparency holds for the zenith")
     night_offset_hours: float = Field(-12.0, description="UTC plus this many hours gives the observing night's date")
     reflections: tuple[Reflection, ...] = Field((), description="ghosts and glints, for the step `ghosts`")
 

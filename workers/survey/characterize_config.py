@@ -42,7 +42,7 @@ class PsfConfig(_Model):
 class AstrometryConfig(_Model):
     """The WCS, from the telescope's pointing and the reference catalogue."""
 
-    search_radius_arcsec: float = Field(20.0, gt=0, description="of the pointing error")
+    search_radius_pixels: float = Field(250.0, gt=0, description="of the pointing error, along an axis")
     max_rotation: float = Field(1.0, ge=0, le=180, description="degrees, of the pointing error")
     match_radius_arcsec: float = Field(2.0, gt=0, description="after the offset search")
     min_matches: int = Field(8, ge=3)
