@@ -9,6 +9,7 @@ import numpy as np
 from schemas.errors import ConfigurationError, DataError
 from workers.calibrate.worker import read_file
 from workers.characterize.pipeline import Options, measure_frame
+from workers.imaging.bright_stars import AB_NJY
 from workers.imaging.reference import ReferenceCatalogue
 from workers.isr.masters import masters_for, open_store
 from workers.isr.pipeline import remove_signature
@@ -51,7 +52,7 @@ def catalogue_from_frame(path: Path, survey: Survey, zero_point: float) -> Refer
     if len(stars) < 5:
         raise DataError(f"{path}: {len(stars)} stars above {_THRESHOLD:g} sigma are too few for a reference catalogue")
     ra, dec = exposure.need_wcs().pixel_to_sky(stars["x"], stars["y"])
-    scale = 10.0 ** (0.4 * (31.4 - zero_point)) / exposure.info.exposureTime
+    scale = 10.0 ** (0.4 * (AB_NJY - zero_point)) / exposure.info.exposureTime
     band = exposure.info.band
     flux = {band: stars["flux"] * scale}
     error = {band: np.maximum(stars["fluxErr"] * scale, 0.01 * flux[band])}

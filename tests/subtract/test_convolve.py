@@ -1,9 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, signal
 
-from workers.subtract.convolve import VaryingKernel, convolve, grid_positions, grow
+from workers.subtract.convolve import VaryingKernel, block_shape, blocks_near, convolve, grid_positions, grow
 
 
 @settings(max_examples=25, deadline=None)
@@ -16,7 +17,7 @@ def test_constant_kernel_agrees_with_scipy(height: int, width: int, half: int, s
     np.testing.assert_allclose(ours, full, atol=1e-4 * (1 + 2 * half))
 
 
-def test_varying_kernel_is_the_one_at_the_output_pixel() -> None:
+def test_varying_kernel_is_the_one_at_the_middle_of_the_block() -> None:
     rng = np.random.default_rng(3)
     shape = (150, 290)
     kernel = VaryingKernel(rng.normal(size=(6, 7, 7)), 2, shape)
@@ -24,8 +25,34 @@ def test_varying_kernel_is_the_one_at_the_output_pixel() -> None:
     ours = convolve(image, kernel)
     for x, y in ((10, 20), (145, 75), (280, 140), (126, 3)):
         window = image[y - 3 : y + 4, x - 3 : x + 4]
-        assert ours[y, x] == np.float32(ours[y, x])
-        np.testing.assert_allclose(ours[y, x], (window[::-1, ::-1] * kernel.at(x, y)[0]).sum(), atol=1e-4)
+        across, rows = block_shape(shape)
+        middle = (x // across + 0.5) * across - 0.5, (y // rows + 0.5) * rows - 0.5
+        np.testing.assert_allclose(ours[y, x], (window[::-1, ::-1] * kernel.at(*middle)[0]).sum(), atol=1e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9))
+def test_blocks_that_are_skipped_get_the_fill(seed: int, half: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random((90, 200)) < 1e-4
+    kernel = VaryingKernel.constant(np.ones((2 * half + 1, 2 * half + 1)), mask.shape)
+    whole, some = convolve(mask, kernel), convolve(mask, kernel, blocks_near(mask, half), 0.0)
+    np.testing.assert_allclose(some, whole, atol=1e-5)
+
+
+def test_trimmed_keeps_the_sum_and_large_images_have_large_blocks() -> None:
+    shape = (2100, 2100)
+    axis = np.arange(-12, 13)
+    gauss = np.exp(-0.5 * (axis[:, None] ** 2 + axis[None, :] ** 2) / 2.0**2)
+    kernel = VaryingKernel.constant(gauss / gauss.sum(), shape)
+    small = kernel.trimmed(1e-4)
+    assert small.half < 8
+    assert small.coefficients.sum() == pytest.approx(1.0)
+    image = np.zeros(shape)
+    image[1000, 1037] = image[2099, 2099] = 1.0
+    ours = convolve(image, kernel)
+    np.testing.assert_allclose(ours[988:1013, 1025:1050], gauss / gauss.sum(), atol=1e-7)
+    assert ours[2099, 2099] == pytest.approx(1.0 / gauss.sum())
 
 
 def test_fit_recovers_coefficients_and_sum_image_matches() -> None:

@@ -1,10 +1,20 @@
 import numpy as np
-from scipy import signal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage, signal
 
-from workers.subtract.detect import detect_peaks, local_maxima, one_per_region
+from workers.subtract import detect
+from workers.subtract.detect import local_maxima, one_per_region
 from workers.subtract.dipole import pair_lobes, peak_position
+from workers.subtract.runs import find_runs
 
 N = 25
+
+
+def detect_peaks(score, threshold, psf, radius):
+    return detect.detect_peaks(
+        score, (find_runs(score, threshold), find_runs(score, threshold, -1.0)), threshold, psf, radius
+    )
 
 
 def gaussian(dx: float = 0.0, dy: float = 0.0, sigma: float = 1.5) -> np.ndarray:
@@ -41,7 +51,7 @@ def test_close_peaks_of_one_sign_merge_and_plateaus_count_once() -> None:
     score = np.zeros((50, 50), np.float32)
     score[20, 20:22] = 9.0
     score[20, 30], score[20, 32] = 8.0, 7.0
-    assert local_maxima(score, 5.0)[0].tolist() == [20, 30, 32]
+    assert local_maxima(score, find_runs(score, 5.0))[0].tolist() == [20, 30, 32]
     delta = np.zeros((5, 5))
     delta[2, 2] = 1.0
     assert detect_peaks(score, 5.0, delta, 3.5)["x"].tolist() == [20, 30]
@@ -66,3 +76,23 @@ def test_dipole_lobes_pair_and_locate() -> None:
     x, y = peak_position(score_of((60, 60, 20.0), psf=gaussian(dx=0.0)), np.array([60]), np.array([60]))
     assert abs(x[0] - 60) < 0.01
     assert abs(y[0] - 60) < 0.01
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 40), st.floats(0.05, 0.9), st.sampled_from([1.0, -1.0])
+)
+def test_runs_are_the_connected_parts(seed: int, height: int, width: int, share: float, sign: float) -> None:
+    rng = np.random.default_rng(seed)
+    image = (sign * (rng.random((height, width)) < share)).astype(np.float32)
+    labels, count = ndimage.label(sign * image > 0.5, structure=np.ones((3, 3), int))
+    runs = find_runs(image, 0.5, sign)
+    assert len(runs.boxes) == count
+    y, x = (axis.ravel() for axis in np.mgrid[:height, :width])
+    group = runs.group_at(x, y).reshape(image.shape)
+    np.testing.assert_array_equal(group < 0, labels == 0)
+    for first in range(count):
+        members = labels[group == first]
+        assert (members == members[0]).all()
+        rows, columns = ndimage.find_objects(labels)[members[0] - 1]
+        assert runs.boxes[first].tolist() == [rows.start, rows.stop - 1, columns.start, columns.stop - 1]

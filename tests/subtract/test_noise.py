@@ -48,7 +48,7 @@ def test_score_is_flux_over_error_and_unit_normal_on_noise() -> None:
     assert robust_std(score) == pytest.approx(1.0, abs=0.02)
     x, y = np.array([50, 150, 300, 197]), np.array([60, 107, 200, 300])
     fluxes = psf_fluxes(image, variance, ~excluded, psf, x, y)
-    np.testing.assert_allclose(score[y, x], fluxes["flux"] / fluxes["fluxErr"], atol=2e-3)
+    np.testing.assert_allclose(score[y, x], fluxes["flux"] / fluxes["fluxErr"], atol=0.05)
     assert score[102, 150] == 0.0
     assert np.abs(score).max() < 6.0
 

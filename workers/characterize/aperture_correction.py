@@ -16,8 +16,8 @@ from schemas.errors import DataError
 from workers.characterize.zero_point_mixture import robust_level
 from workers.characterize.zero_point_spatial import choose_order, legendre_terms, weighted_fit
 from workers.imaging.photometry import aperture_fluxes, psf_fluxes
-from workers.imaging.pixel_boxes import cut_boxes
 from workers.imaging.psf import PsfModel
+from workers.imaging.squares import cut_squares
 
 __all__ = ["GROWTH_RADII", "ApertureCorrection", "fit_aperture_correction"]
 
@@ -200,18 +200,17 @@ def _cut(
     x, y, flux, error = stars
     half = int(max(GROWTH_RADII) + SKY_WIDTH)
     size = 2 * half + 1
-    boxes = cut_boxes(image, variance, usable, x, y, size)
-    dx, dy = x - boxes.x, y - boxes.y
+    squares = cut_squares(image, variance, usable, x, y, half)
+    dx, dy = x - squares.x, y - squares.y
     axis = np.arange(size) - half
     distance = np.hypot(axis - dx[:, None, None], axis[:, None] - dy[:, None, None])
-    ring = (boxes.good > 0.0) & (distance > max(GROWTH_RADII)) & (distance <= half)
+    ring = squares.good & (distance > max(GROWTH_RADII)) & (distance <= half)
     sky, sky_error = np.zeros(len(x)), np.zeros(len(x))
     for number, place in enumerate(ring):
-        sky[number], sky_error[number] = _clipped_median(boxes.data[number][place])
+        sky[number], sky_error[number] = _clipped_median(squares.data[number][place])
     flux = flux - sky * psf.noise_area(x, y)
-    mosaic = _Mosaic(
-        boxes.data.reshape(-1, size), boxes.variance.reshape(-1, size), (boxes.good > 0.0).reshape(-1, size)
-    )
+    planes = squares.data.reshape(-1, size), squares.variance.reshape(-1, size)
+    mosaic = _Mosaic(*planes, squares.good.reshape(-1, size))
     return mosaic, _Stars(x, y, flux, error, half + dx, size * np.arange(len(x)) + half + dy, sky, sky_error)
 
 
@@ -230,14 +229,14 @@ def _ratio_error(
     mosaic: _Mosaic, psf: PsfModel, stars: _Stars, ratio: _Float, radius: float, aperture_error: _Float
 ) -> _Float:
     """Return the error of aperture over PSF flux: sums over the same pixels, most of whose noise they share."""
-    boxes = cut_boxes(mosaic.image, mosaic.variance, mosaic.usable, stars.column, stars.row, psf.size)
+    squares = cut_squares(mosaic.image, mosaic.variance, mosaic.usable, stars.column, stars.row, psf.size // 2)
     stamps = psf.stamps_at(stars.x, stars.y)
     reach = np.arange(psf.size) - psf.size // 2
-    across = boxes.x[:, None, None] + reach - stars.column[:, None, None]
-    up = boxes.y[:, None, None] + reach[:, None] - stars.row[:, None, None]
+    across = squares.x[:, None, None] + reach - stars.column[:, None, None]
+    up = squares.y[:, None, None] + reach[:, None] - stars.row[:, None, None]
     inside = np.clip(radius + 0.5 - np.hypot(across, up), 0.0, 1.0)
-    model = stamps * boxes.good
-    shared = (inside * model * boxes.variance).sum(axis=(1, 2)) / np.square(model).sum(axis=(1, 2))
+    model = stamps * squares.good
+    shared = (inside * model * squares.variance).sum(axis=(1, 2)) / np.square(model).sum(axis=(1, 2))
     square = np.square(aperture_error) + np.square(ratio * stars.error) - 2.0 * ratio * shared
     lever = np.pi * radius**2 - ratio * psf.noise_area(stars.x, stars.y)
     square = np.maximum(square, 0.05 * np.square(aperture_error)) + np.square(lever * stars.skyErr)

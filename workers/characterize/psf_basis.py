@@ -12,7 +12,7 @@ from numpy.polynomial import hermite_e
 from numpy.typing import NDArray
 
 from workers.characterize.psf_stars import stamp_radius
-from workers.imaging.psf import PsfModel, shift_gradients
+from workers.imaging.psf import FWHM_PER_SIGMA, PsfModel, shift_gradients
 
 __all__ = ["deformations", "updated"]
 
@@ -123,7 +123,7 @@ def deformations(mean: _Float, fwhm: float) -> _Float:
     x, y = np.broadcast_to(axis, (n, n)), np.broadcast_to(axis[:, None], (n, n))
     _, by_x, by_y = (-plane[0] for plane in shift_gradients(mean[None], 0.0, 0.0))
     shapes = [mean, x * by_x + y * by_y + 2.0 * mean, x * by_x - y * by_y, x * by_y + y * by_x]
-    u, v = x * (2.355 / fwhm), y * (2.355 / fwhm)
+    u, v = x * (FWHM_PER_SIGMA / fwhm), y * (FWHM_PER_SIGMA / fwhm)
     bell = np.exp(-0.5 * (u**2 + v**2))
     shapes += [bell * hermite_e.hermeval(u, _UNIT[i]) * hermite_e.hermeval(v, _UNIT[j]) for i, j in _THIRD_FOURTH]
     return np.stack(shapes)

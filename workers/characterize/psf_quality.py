@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.characterize.psf_stars import PsfStars, Residuals, moved_back
-from workers.imaging.psf import PsfModel
+from workers.imaging.psf import FWHM_PER_SIGMA, PsfModel
 from workers.imaging.psf_shapes import adaptive_moments
 
 __all__ = ["CELLS", "PsfQuality", "psf_quality"]
@@ -62,7 +62,7 @@ def psf_quality(
     """Gather the numbers; `left` what the model leaves of `stars`, `weight` theirs in the fit."""
     x, y = np.meshgrid(np.linspace(0, model.width - 1, _GRID), np.linspace(0, model.height - 1, _GRID))
     fwhm = model.fwhm(0.5 * model.width, 0.5 * model.height)
-    shapes = adaptive_moments(model.stamps(x.ravel(), y.ravel()), guess=(fwhm / 2.355) ** 2)
+    shapes = adaptive_moments(model.stamps(x.ravel(), y.ravel()), guess=(fwhm / FWHM_PER_SIGMA) ** 2)
     residuals, counts = _residual_map(model, stars, left, weight)
     return PsfQuality(
         nStars=len(stars),

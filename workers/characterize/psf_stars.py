@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.imaging.pixel_boxes import cut_boxes
 from workers.imaging.psf import PsfModel, shift_gradients, shift_stamps
 from workers.imaging.psf_kernel import interpolation_matrices
+from workers.imaging.squares import cut_squares
 
 __all__ = [
     "PsfStars",
@@ -84,9 +84,9 @@ def cut_stars(
     size: int,
 ) -> PsfStars:
     """Cut `size` x `size` pixels (odd) round each position; arguments as `fit_psf`."""
-    boxes = cut_boxes(image, variance, usable, x, y, size)
-    row = np.arange(len(x))
-    return PsfStars(row, boxes.data, boxes.variance, boxes.good, boxes.x, boxes.y, x.astype(float), y.astype(float))
+    cut = cut_squares(image, variance, usable, x, y, size // 2)
+    row, good = np.arange(len(x)), cut.good.astype(float)
+    return PsfStars(row, cut.data, cut.variance, good, cut.x, cut.y, x.astype(float), y.astype(float))
 
 
 def stamp_radius(size: int) -> _Float:

@@ -11,15 +11,15 @@ from scipy.spatial import KDTree
 
 from schemas.errors import DataError
 from workers.characterize.psf_locus import FLOOR, stellar_locus
-from workers.imaging.pixel_boxes import PixelBoxes, cut_boxes
+from workers.imaging.psf import FWHM_PER_SIGMA
 from workers.imaging.psf_shapes import Shapes, adaptive_moments
+from workers.imaging.squares import Squares, cut_squares
 
 __all__ = ["StarSample", "select_stars"]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
 
-FWHM_PER_AXIS = 2.355
 NARROWEST = 0.33
 """Pixels^2, second moment along the short axis; a star of FWHM 1.2 pixels has it, cosmic rays lie below."""
 NEIGHBOUR_FLUX = 0.03
@@ -67,7 +67,7 @@ def select_stars(
     while True:
         rows = np.flatnonzero(clean & alone & (snr > bound))
         rows = rows[np.argsort(-detections["flux"][rows], kind="stable")][:CANDIDATES]
-        sample = _on_locus(image, usable, detections, rows, snr, stamp_size)
+        sample = _on_locus(image, noise, usable, detections, rows, snr, stamp_size)
         if len(sample.rows) >= WANTED or bound <= 0.2 * min_snr:
             break
         bound *= 0.8
@@ -108,6 +108,7 @@ def _isolated(detections: NDArray[Any], radius: float) -> _Bool:
 
 def _on_locus(
     image: NDArray[np.floating],
+    noise: NDArray[np.floating],
     usable: _Bool,
     detections: NDArray[Any],
     rows: NDArray[np.int64],
@@ -117,11 +118,11 @@ def _on_locus(
     """Keep the rows whose shape is that of stars; none where there is none."""
     chosen = detections[rows]
     axes = np.median(np.sqrt(chosen["a"] * chosen["b"])) if len(rows) else 1.0
-    fwhm = float(np.clip(FWHM_PER_AXIS * axes, 1.5, 20.0))
+    fwhm = float(np.clip(FWHM_PER_SIGMA * axes, 1.5, 20.0))
     half = int(np.clip(np.ceil(1.8 * fwhm), 4, stamp_size // 2))
-    boxes = cut_boxes(image, image, usable, chosen["x"], chosen["y"], 2 * half + 1)
-    shapes = adaptive_moments(boxes.data, (fwhm / FWHM_PER_AXIS) ** 2, TOLERANCE)
-    sound = _sound(boxes, shapes, fwhm)
+    squares = cut_squares(image, noise, usable, chosen["x"], chosen["y"], half)
+    shapes = adaptive_moments(squares.data, (fwhm / FWHM_PER_SIGMA) ** 2, TOLERANCE)
+    sound = _sound(squares, shapes, fwhm)
     rows, chosen, size = rows[sound], chosen[sound], shapes.size[sound]
     if len(rows) == 0:
         return StarSample(rows, fwhm)
@@ -133,14 +134,15 @@ def _on_locus(
         like = stellar_locus(features, snr[rows], x, y, widening * FLOOR)
         if np.count_nonzero(like) >= min(ENOUGH, len(rows)):
             break
-    return StarSample(rows[like][:MOST], FWHM_PER_AXIS * float(np.sqrt(0.5 * np.median(size[like]))))
+    return StarSample(rows[like][:MOST], FWHM_PER_SIGMA * float(np.sqrt(0.5 * np.median(size[like]))))
 
 
-def _sound(boxes: PixelBoxes, shapes: Shapes, fwhm: float) -> _Bool:
+def _sound(squares: Squares, shapes: Shapes, fwhm: float) -> _Bool:
     """Tell which have a shape, wider than a cosmic ray's, and no unusable pixel within one FWHM."""
     with np.errstate(invalid="ignore"):
         narrow = 0.5 * shapes.size * (1.0 - np.hypot(shapes.e1, shapes.e2))
         real = narrow > NARROWEST
-    middle, reach = boxes.good.shape[1] // 2, max(1, min(round(fwhm), boxes.good.shape[1] // 2))
+    middle = squares.data.shape[1] // 2
+    reach = max(1, min(round(fwhm), middle))
     near = slice(middle - reach, middle + reach + 1)
-    return np.asarray(real & (boxes.good[:, near, near] > 0).all(axis=(1, 2)))
+    return np.asarray(real & squares.good[:, near, near].all(axis=(1, 2)))

@@ -21,9 +21,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from workers.imaging.photometry import MIN_SUPPORT, Squares, core_half, cut_squares, fitted_positions
+from workers.imaging.photometry import MIN_SUPPORT, core_half, fitted_positions
 from workers.imaging.point_fits import fit_amplitudes, shifted_gradients, shifted_stamps
 from workers.imaging.psf import PsfModel
+from workers.imaging.squares import Squares, cut_squares
 
 __all__ = ["BLEND_DTYPE", "fit_blends", "groups_of"]
 

@@ -9,21 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from schemas.errors import ConfigurationError
 from workers.imaging.exposure import frozen_array
-from workers.imaging.reference import ReferenceCatalogue
+from workers.imaging.reference import ReferenceCatalogue, separation
 
 __all__ = ["AB_NJY", "BrightStars", "bright_stars", "separation"]
 
 AB_NJY = 31.4
 """AB magnitude of one nJy."""
-
-
-def separation(
-    star_ra: NDArray[np.float64], star_dec: NDArray[np.float64], ra: float, dec: float
-) -> NDArray[np.float64]:
-    """Return the angle between each star and (ra, dec), all in degrees, shape (n,)."""
-    lat, north, turn = np.radians(star_dec), np.radians(dec), np.radians(star_ra - ra)
-    haversine = np.sin(0.5 * (lat - north)) ** 2 + np.cos(lat) * np.cos(north) * np.sin(0.5 * turn) ** 2
-    return np.asarray(np.degrees(2.0 * np.arcsin(np.sqrt(np.minimum(haversine, 1.0)))))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.special import erfcx
 
-from workers.imaging.photometry import core_half, cut_squares
+from workers.imaging.photometry import core_half
 from workers.imaging.point_fits import shifted_stamps
 from workers.imaging.psf import PsfModel
+from workers.imaging.squares import cut_squares
 
 __all__ = ["extendedness_of", "spread_model"]
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
@@ -23,14 +22,14 @@ import sep
 from numpy.typing import ArrayLike, NDArray
 
 from workers.imaging.detection import sep_image
-from workers.imaging.point_fits import cut_pixels, fit_amplitudes, fit_positions, shift_table, shifted_stamps
+from workers.imaging.point_fits import fit_amplitudes, fit_positions, shift_table, shifted_stamps
 from workers.imaging.psf import PsfModel
+from workers.imaging.squares import Squares, cut_squares
 
 __all__ = [
     "CENTROID_DTYPE",
     "FLUX_DTYPE",
     "PhotometryFlag",
-    "Squares",
     "aperture_fluxes",
     "core_half",
     "cut_squares",
@@ -58,8 +57,6 @@ CORE_LOSS = 1e-3
 """Share of the PSF's squared gradient, which is the weight of the position, that may lie outside the core."""
 BATCH = 256
 """Sources fitted at once: bounds the memory, and keeps it in the cache."""
-_FAR = 10**6
-"""Pixel index that lies outside any image; where positions that are not finite are put."""
 
 
 class PhotometryFlag(IntFlag):
@@ -118,30 +115,8 @@ def psf_fluxes(
     return _in_batches(measure, x, y, FLUX_DTYPE)
 
 
-@dataclass(frozen=True)
-class Squares:
-    """The pixels round some positions: see `cut_pixels`."""
-
-    data: _Float
-    noise: _Float
-    x: NDArray[np.int64]
-    y: NDArray[np.int64]
-
-
 def _finite(position: _Float) -> _Float:
     return np.where(np.isfinite(position), position, 0.0)
-
-
-def cut_squares(
-    image: NDArray[np.floating], variance: NDArray[np.floating], usable: _Bool, x: _Float, y: _Float, half: int
-) -> Squares:
-    """Cut 2 half + 1 pixels along each side round pixel (round(x), round(y)); nothing where x or y is not finite."""
-    known = np.isfinite(x) & np.isfinite(y)
-    column = np.clip(np.round(np.where(known, x, -_FAR)), -_FAR, _FAR).astype(np.int64)
-    row = np.clip(np.round(np.where(known, y, -_FAR)), -_FAR, _FAR).astype(np.int64)
-    data, noise = (np.empty((len(x), 2 * half + 1, 2 * half + 1)) for _ in range(2))
-    cut_pixels(image, variance, usable, column, row, data, noise)
-    return Squares(data, noise, column, row)
 
 
 def _flags(squares: Squares, half: int, shape: tuple[int, ...], supported: _Bool) -> NDArray[np.int32]:
@@ -216,7 +191,7 @@ def fitted_positions(
     iterations: int,
     max_shift: float,
 ) -> NDArray[Any]:
-    """Return rows of `CENTROID_DTYPE` for squares of `cut_pixels` round (x, y) and the PSF's `fine_stamps` there."""
+    """Return rows of `CENTROID_DTYPE` for planes of `cut_squares` round (x, y) and the PSF's `fine_stamps` there."""
     at_x, at_y = _finite(x), _finite(y)
     middle_x, middle_y = np.round(at_x), np.round(at_y)
     out = np.empty((len(x), 6))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from workers.imaging.psf import KERNEL_REACH, shift_gradients
 
-__all__ = ["cut_pixels", "fit_amplitudes", "fit_positions", "shift_table", "shifted_gradients", "shifted_stamps"]
+__all__ = ["fit_amplitudes", "fit_positions", "shift_table", "shifted_gradients", "shifted_stamps"]
 
 _Float = NDArray[np.float64]
 
@@ -53,32 +53,6 @@ def shifted_gradients(stamps: _Float, dx: _Float, dy: _Float, oversampling: int 
     out = np.empty((len(stamps), 3, size, size))
     _design_all(np.ascontiguousarray(stamps), dx, dy, oversampling, shift_table(), out)
     return out
-
-
-@njit(cache=True, nogil=True)
-def cut_pixels(
-    image: Any, variance: Any, usable: Any, column: Any, row: Any, data: Any, noise: Any
-) -> None:  # pragma: no cover - compiled
-    """Copy the squares round pixels (column, row), of the shape of `data` (m, n, n), and their variance to `noise`.
-
-    Where a pixel is not usable or outside the image data is 0 and noise -1.
-    """
-    height, width = image.shape
-    size = data.shape[1]
-    for source in range(data.shape[0]):
-        left, bottom = column[source] - size // 2, row[source] - size // 2
-        first, last = min(max(-left, 0), size), max(min(width - left, size), 0)
-        for i in range(size):
-            pixels, noises = data[source, i], noise[source, i]
-            pixels[:], noises[:] = 0.0, -1.0
-            y = bottom + i
-            if 0 <= y < height and first < last:
-                values = image[y, left + first : left + last]
-                spread = variance[y, left + first : left + last]
-                good = usable[y, left + first : left + last]
-                for j in range(last - first):
-                    pixels[first + j] = values[j] if good[j] else 0.0
-                    noises[first + j] = spread[j] if good[j] else -1.0
 
 
 @njit(cache=True, nogil=True)
@@ -160,7 +134,7 @@ def fit_amplitudes(
 ) -> None:  # pragma: no cover - compiled
     """Fit each square's flux, and a constant where `local`: out (m, 5) flux, error, chi2, background, pixels used.
 
-    Squares of `cut_pixels`, stamps (m, n, n) as those pixels see them. NaN where less than the share `support` of
+    Planes of `cut_squares`, stamps (m, n, n) as those pixels see them. NaN where less than the share `support` of
     sum(stamp^2) is usable.
     """
     for source in range(data.shape[0]):
@@ -292,7 +266,7 @@ def fit_positions(
 ) -> None:  # pragma: no cover - compiled
     """Fit flux and position to each square: out (m, 6) dx, dy, flux, errors of x and y, bias.
 
-    Squares of `cut_pixels`, wider than 2 half + 1 by as much as a source may move; stamps with `fine` steps to a
+    Planes of `cut_squares`, wider than 2 half + 1 by as much as a source may move; stamps with `fine` steps to a
     pixel; `dx`, `dy` first offsets from the squares' middle pixels. Gauss-Newton on d = f P + (f dx) P_x + (f dy) P_y
     within `half` pixels of the present position. Bias: what a flux at the fitted position is expected to be too high
     by, 1/2 f tr(G C) with G the curvature of sum(P d) / sum(P P) divided by f and C the covariance of the position;

@@ -25,6 +25,7 @@ __all__ = [
     "need_band",
     "rows_near",
     "save_reference",
+    "separation",
     "table_columns",
 ]
 
@@ -183,11 +184,15 @@ def _rows_of(column: _Float, rows: NDArray[np.generic]) -> _Float:
 
 def rows_near(star_ra: _Float, star_dec: _Float, ra: float, dec: float, radius: float) -> NDArray[np.int64]:
     """Return the rows of the stars (n,) that lie at most `radius` from (ra, dec); all in degrees."""
-    north = np.radians(dec)
     near = np.flatnonzero(np.abs(star_dec - dec) <= radius)
-    lat, turn = np.radians(star_dec[near]), np.radians(star_ra[near] - ra)
+    return np.asarray(near[separation(star_ra[near], star_dec[near], ra, dec) <= radius])
+
+
+def separation(star_ra: _Float, star_dec: _Float, ra: float, dec: float) -> _Float:
+    """Return the angle between each star (n,) and (ra, dec), all in degrees, float64 (n,)."""
+    lat, north, turn = np.radians(star_dec), np.radians(dec), np.radians(star_ra - ra)
     haversine = np.sin(0.5 * (lat - north)) ** 2 + np.cos(lat) * np.cos(north) * np.sin(0.5 * turn) ** 2
-    return np.asarray(near[haversine <= np.sin(np.radians(0.5 * min(radius, 180.0))) ** 2])
+    return np.asarray(np.degrees(2.0 * np.arcsin(np.sqrt(np.minimum(haversine, 1.0)))))
 
 
 def need_band(name: str, bands: tuple[str, ...], band: str) -> None:

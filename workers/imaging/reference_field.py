@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from workers.imaging.bright_stars import separation
-from workers.imaging.reference import ReferenceCatalogue
+from workers.imaging.reference import ReferenceCatalogue, separation
 from workers.imaging.reference_store import Reference
 from workers.imaging.wcs import SkyWcs
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.imaging.psf import FWHM_PER_SIGMA
+
 __all__ = ["bleed", "cosmic_rays", "satellite_trail"]
 
 _Float = NDArray[np.float64]
@@ -45,7 +47,7 @@ def satellite_trail(
     x = np.arange(shape[1])[None, :] - origin[0]
     y = np.arange(shape[0])[:, None] - origin[1]
     across = x * np.sin(angle) - y * np.cos(angle) - offset
-    return np.asarray(60.0 * 25.0**brightness * np.exp(-0.5 * (across * 2.3548 / (1.1 * fwhm)) ** 2))
+    return np.asarray(60.0 * 25.0**brightness * np.exp(-0.5 * (across * FWHM_PER_SIGMA / (1.1 * fwhm)) ** 2))
 
 
 def bleed(electrons: _Float, full_well: float) -> _Float:

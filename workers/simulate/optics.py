@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from workers.imaging.bright_stars import AB_NJY
 from workers.imaging.wcs import SkyWcs
 from workers.simulate.cadence import Visit
 from workers.simulate.profiles import Mixture, moffat
@@ -158,9 +159,9 @@ def psf_field(config: SimulatedSurvey, visit: Visit, detector: int) -> PsfField:
 
 
 def electrons_per_njy(config: SimulatedSurvey, visit: Visit) -> float:
-    """Return the electrons that one nJy (AB 31.4) outside the atmosphere gives in this visit."""
+    """Return the electrons that one nJy outside the atmosphere gives in this visit."""
     transparency = visit.conditions.transparency if visit.conditions else 1.0
-    return float(visit.exposure_time * transparency * 10.0 ** (0.4 * (BANDS[visit.band].zero_point - 31.4)))
+    return float(visit.exposure_time * transparency * 10.0 ** (0.4 * (BANDS[visit.band].zero_point - AB_NJY)))
 
 
 def sky_electrons(config: SimulatedSurvey, visit: Visit) -> float:
@@ -176,5 +177,5 @@ def nominal_error(config: SimulatedSurvey, band: str) -> float:
     sky = seconds * optics.pixel_scale**2 * 10.0 ** (0.4 * (BANDS[band].zero_point - BANDS[band].sky))
     area = float(np.mean(optics.seeing)) ** 2 / moffat(optics.moffat_beta).squared
     variance = area * (sky + config.detectors.read_noise**2) * (1.0 + 1.0 / max(config.cadence.archive, 1))
-    scale = seconds * float(np.mean(optics.transparency)) * 10.0 ** (0.4 * (BANDS[band].zero_point - 31.4))
+    scale = seconds * float(np.mean(optics.transparency)) * 10.0 ** (0.4 * (BANDS[band].zero_point - AB_NJY))
     return float(np.sqrt(variance) / scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from astropy.table import Table
 
+from workers.imaging.bright_stars import AB_NJY
 from workers.simulate.settings import SimulatedSurvey
 from workers.simulate.sky import make_sky
 from workers.simulate.streams import stream
@@ -19,7 +20,7 @@ def reference_catalogue(config: SimulatedSurvey) -> Table:
     fluxes by 0.5 % and a floor.
     """
     stars, sky = make_sky(config).stars, config.sky
-    limit = 10.0 ** (-0.4 * (sky.reference_limit - 31.4))
+    limit = 10.0 ** (-0.4 * (sky.reference_limit - AB_NJY))
     present = stream(config.seed, "reference.present").random(len(stars)) > 0.02
     shift = (
         stream(config.seed, "reference.position").standard_normal((len(stars), 2)) * sky.reference_scatter_mas / 3.6e6

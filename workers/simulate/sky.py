@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.imaging.bright_stars import AB_NJY
 from workers.simulate.lightcurves import CONSTANT, transient_shape, variable_factor
 from workers.simulate.optics import focal_plane_size, nominal_error
 from workers.simulate.profiles import DE_VAUCOULEURS, EXPONENTIAL
@@ -92,7 +93,7 @@ def magnitudes(config: SimulatedSurvey, count: int, purpose: str, limits: tuple[
 def band_fluxes(config: SimulatedSurvey, magnitude: _Float, colour: _Float) -> _Float:
     """Return fluxes, nJy (n, bands), from the r magnitude and g - r."""
     colours = np.array([BANDS[band].colour for band in config.bands])
-    return np.asarray(10.0 ** (-0.4 * (magnitude[:, None] + colour[:, None] * colours - 31.4)))
+    return np.asarray(10.0 ** (-0.4 * (magnitude[:, None] + colour[:, None] * colours - AB_NJY)))
 
 
 def _stars(config: SimulatedSurvey) -> _Rows:

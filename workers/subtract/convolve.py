@@ -1,22 +1,25 @@
-"""Convolution with a kernel that varies smoothly over the image: one overlap-save FFT per polynomial term."""
+"""Convolution with a kernel that varies smoothly over the image: direct sums, the kernel anew for each small block."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft
+from scipy import ndimage
 
 from workers.imaging.exposure import FloatImage
 from workers.imaging.psf import PsfModel, polynomial_terms
+from workers.subtract.taps import NARROW, ROWS, WIDE, narrow_taps, wide_taps
 
-__all__ = ["VaryingKernel", "convolve", "grid_positions", "grow"]
+__all__ = ["VaryingKernel", "block_shape", "blocks_near", "convolve", "grid_positions", "grow"]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
-_TILE = 128  # pixels: a row of such tiles stays in the cache
+_LARGE = 2048
+"""Pixels along a side, from which blocks are large: a kernel changes little over a thirtieth of the image."""
 
 
 def grid_positions(shape: tuple[int, int], count: int = 5) -> tuple[_Float, _Float]:
@@ -55,11 +58,31 @@ class VaryingKernel:
 
     def sum_image(self) -> FloatImage:
         """Return the kernel's sum at each pixel, float32 of `shape`."""
-        u, v = (_scaled(np.arange(n, dtype=float), n).astype(np.float32) for n in self.shape[::-1])
-        sums = self.coefficients.sum(axis=(1, 2)).astype(np.float32)
-        powers = _powers(self.degree)
-        parts = [c * v[:, None] ** j * u**i for c, (i, j) in zip(sums, powers, strict=True)]
-        return np.asarray(sum(parts[1:], parts[0] + np.zeros(self.shape, np.float32)), np.float32)
+        sums, powers = self.coefficients.sum(axis=(1, 2)), _powers(self.degree)
+        table = np.zeros((self.degree + 1, self.degree + 1))
+        for value, (i, j) in zip(sums, powers, strict=True):
+            table[j, i] = value
+        u, v = (_scaled(np.arange(n, dtype=float), n) for n in self.shape[::-1])
+        out = np.empty(self.shape, np.float32)
+        _polynomial(v[:, None] ** np.arange(self.degree + 1) @ table, u.astype(np.float32), out)
+        return out
+
+    def trimmed(self, share: float) -> VaryingKernel:
+        """Return the kernel without the outer rows and columns that hold no more than `share` of its square's sum.
+
+        By the one in the middle; what is left is scaled to keep the sum there.
+        """
+        height, width = self.shape
+        square = np.square(self.at(0.5 * width, 0.5 * height)[0])
+        away = np.abs(np.arange(-self.half, self.half + 1))
+        ring = np.maximum(away[:, None], away[None, :]).ravel()
+        held = np.cumsum(np.bincount(ring, weights=square.ravel()))
+        half = int(np.argmax(held >= (1.0 - share) * held[-1]))
+        part = slice(self.half - half, self.half + half + 1)
+        inner = self.coefficients[:, part, part]
+        whole = float(self.coefficients[0].sum())
+        scale = whole / float(inner[0].sum()) if abs(whole) > 0.1 * np.abs(self.coefficients[0]).sum() else 1.0
+        return VaryingKernel(inner * scale, self.degree, self.shape)
 
     @classmethod
     def fit(
@@ -82,30 +105,43 @@ class VaryingKernel:
         return cls(np.asarray(kernel, float)[None], 0, shape)
 
 
-def convolve(image: NDArray[np.floating] | _Bool, kernel: VaryingKernel) -> FloatImage:
-    """Return sum_d K(d; x) image[x - d], float32; the kernel is the one at the output pixel; outside the image is 0.
+def convolve(
+    image: NDArray[np.floating] | _Bool, kernel: VaryingKernel, active: _Bool | None = None, fill: float = 0.0
+) -> FloatImage:
+    """Return sum_d K(d; x) image[x - d], float32; outside the image is 0. `image` must be finite.
 
-    Alard (2000), A&AS 144, 363, eq. 3: one convolution per spatial term. `image` must be finite.
+    The kernel is the one at the middle of a block of 16 rows and 64 pixels (4 and 16 in images below 2048 pixels).
+    With `active`, blocks of `blocks_near` that are not are skipped and get the value `fill`.
     """
     half, (height, width) = kernel.half, kernel.shape
-    size = _TILE if half <= _TILE // 5 else 4 * _TILE
-    step = size - 2 * half
-    rows, columns = -(-height // step), -(-width // step)
-    padded = np.zeros((rows * step + 2 * half, columns * step + 2 * half), np.float32)
+    across, rows = block_shape(kernel.shape)
+    down, along = -(-height // rows), -(-width // across)
+    padded = np.zeros((down * rows + 2 * half, along * across + 2 * half), np.float32)
     padded[half : half + height, half : half + width] = image
-    tiles = sliding_window_view(padded, (size, size))[::step, ::step]
-    transforms = fft.rfft2(kernel.coefficients.astype(np.float32), s=(size, size))
-    u = _scaled(np.arange(columns * step, dtype=float), width).astype(np.float32).reshape(columns, 1, step)
-    v = _scaled(np.arange(rows * step, dtype=float), height).astype(np.float32).reshape(rows, 1, step, 1)
-    out = np.empty((rows * step, columns * step), np.float32)
-    for row in range(rows):
-        spectrum = fft.rfft2(tiles[row])
-        total = np.zeros((columns, step, step), np.float32)
-        for (i, j), transform in zip(_powers(kernel.degree), transforms, strict=True):
-            part = fft.irfft2(spectrum * transform, s=(size, size))[:, 2 * half :, 2 * half :]
-            total += part if i + j == 0 else part * (u**i * v[row] ** j)
-        out[row * step : (row + 1) * step] = total.transpose(1, 0, 2).reshape(step, -1)
-    return np.ascontiguousarray(out[:height, :width])
+    x, y = (np.arange(along) + 0.5) * across - 0.5, (np.arange(down) + 0.5) * rows - 0.5
+    terms = kernel.terms(np.tile(x, down), np.repeat(y, along)).astype(np.float32).reshape(down, along, -1)
+    taps = np.ascontiguousarray(kernel.coefficients[:, ::-1, ::-1], dtype=np.float32)
+    out = np.full((down * rows, along * across), fill, np.float32)
+    chosen = np.ones((down, along), bool) if active is None else active
+    loop = _convolve_wide if across == WIDE else _convolve_narrow
+    loop(padded, taps, terms, chosen, rows, out)
+    return out if out.shape == kernel.shape else np.ascontiguousarray(out[:height, :width])
+
+
+def block_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """Return pixels along x and rows of a block of `convolve`."""
+    return (WIDE, 4 * ROWS) if min(shape) >= _LARGE else (NARROW, ROWS)
+
+
+def blocks_near(mask: _Bool, reach: int) -> _Bool:
+    """Return the blocks of `convolve` that a pixel of `mask` (2-D) may lie within `reach` pixels of, bool."""
+    across, rows = block_shape(_shape(mask))
+    down, along = -(-mask.shape[0] // rows), -(-mask.shape[1] // across)
+    found = np.zeros((down, along), bool)
+    _touched(mask, rows, across, found)
+    return np.asarray(
+        ndimage.binary_dilation(found, np.ones((2 * -(-reach // rows) + 1, 2 * -(-reach // across) + 1), bool))
+    )
 
 
 def grow(mask: _Bool, radius: float) -> _Bool:
@@ -113,9 +149,106 @@ def grow(mask: _Bool, radius: float) -> _Bool:
     reach = int(np.floor(radius))
     if reach < 1 or not mask.any():
         return mask
-    axis = np.arange(-reach, reach + 1)
-    disc = np.hypot(axis[:, None], axis[None, :]) <= radius
-    return np.asarray(convolve(mask.astype(np.float32), VaryingKernel.constant(disc, _shape(mask))) > 0.5)
+    chords = np.floor(np.sqrt(radius**2 - np.square(np.arange(-reach, reach + 1.0)))).astype(np.int64)
+    grown = mask.copy()
+    _grow(np.ascontiguousarray(mask), chords, grown)
+    return grown
+
+
+@njit(cache=True, nogil=True)
+def _polynomial(rows: Any, u: Any, out: Any) -> None:  # pragma: no cover - compiled
+    """Fill `out` with sum_i rows[y, i] u[x]^i."""
+    for y in range(out.shape[0]):
+        last = rows.shape[1] - 1
+        line = out[y]
+        line[:] = np.float32(rows[y, last])
+        for i in range(last - 1, -1, -1):
+            value = np.float32(rows[y, i])
+            for x in range(line.size):
+                line[x] = line[x] * u[x] + value
+
+
+@njit(cache=True, nogil=True)
+def _kernel_at(taps: Any, terms: Any, turned: Any) -> None:  # pragma: no cover - compiled
+    """Write the kernel to `turned`, between ROWS - 1 rows of zeros, its last row first."""
+    n = taps.shape[1]
+    for i in range(n):
+        line = turned[ROWS - 2 + n - i]
+        line[:] = 0.0
+        for k in range(terms.size):
+            weight, row = terms[k], taps[k, i]
+            for j in range(n):
+                line[j] += weight * row[j]
+
+
+@njit(cache=True, nogil=True)
+def _convolve_wide(
+    padded: Any, taps: Any, terms: Any, active: Any, rows: int, out: Any
+) -> None:  # pragma: no cover - compiled
+    """Fill the active blocks of `out`."""
+    n = taps.shape[1]
+    turned, sums = np.zeros((n + 2 * ROWS - 2, n), np.float32), np.empty((ROWS, WIDE), np.float32)
+    for down in range(terms.shape[0]):
+        for along in range(terms.shape[1]):
+            if not active[down, along]:
+                continue
+            _kernel_at(taps, terms[down, along], turned)
+            x = along * WIDE
+            for y in range(down * rows, (down + 1) * rows, ROWS):
+                sums[:] = 0.0
+                for i in range(n + ROWS - 1):
+                    wide_taps(padded[y + i, x:], turned[n + ROWS - 2 - i : n + 2 * ROWS - 2 - i], sums)
+                out[y : y + ROWS, x : x + WIDE] = sums
+
+
+@njit(cache=True, nogil=True)
+def _convolve_narrow(
+    padded: Any, taps: Any, terms: Any, active: Any, rows: int, out: Any
+) -> None:  # pragma: no cover - compiled
+    """As `_convolve_wide` with narrow blocks."""
+    n = taps.shape[1]
+    turned, sums = np.zeros((n + 2 * ROWS - 2, n), np.float32), np.empty((ROWS, NARROW), np.float32)
+    for down in range(terms.shape[0]):
+        for along in range(terms.shape[1]):
+            if not active[down, along]:
+                continue
+            _kernel_at(taps, terms[down, along], turned)
+            x = along * NARROW
+            for y in range(down * rows, (down + 1) * rows, ROWS):
+                sums[:] = 0.0
+                for i in range(n + ROWS - 1):
+                    narrow_taps(padded[y + i, x:], turned[n + ROWS - 2 - i : n + 2 * ROWS - 2 - i], sums)
+                out[y : y + ROWS, x : x + NARROW] = sums
+
+
+@njit(cache=True, nogil=True)
+def _touched(mask: Any, rows: int, across: int, found: Any) -> None:  # pragma: no cover - compiled
+    """Mark the blocks that hold a flagged pixel."""
+    height, width = mask.shape
+    for y in range(height):
+        for along in range(found.shape[1]):
+            flagged = False
+            for x in range(along * across, min((along + 1) * across, width)):
+                flagged |= mask[y, x]
+            if flagged:
+                found[y // rows, along] = True
+
+
+@njit(cache=True, nogil=True)
+def _grow(mask: Any, chords: Any, grown: Any) -> None:  # pragma: no cover - compiled
+    """Paint the disc round every flagged pixel that has an unflagged neighbour; `chords` its half widths by row."""
+    height, width = mask.shape
+    reach = chords.size // 2
+    for y in range(height):
+        for x in range(width):
+            if not mask[y, x]:
+                continue
+            inner = 0 < x < width - 1 and 0 < y < height - 1
+            if inner and mask[y, x - 1] and mask[y, x + 1] and mask[y - 1, x] and mask[y + 1, x]:
+                continue
+            for row in range(max(y - reach, 0), min(y + reach + 1, height)):
+                chord = chords[row - y + reach]
+                grown[row, max(x - chord, 0) : min(x + chord + 1, width)] = True
 
 
 def _shape(image: NDArray[np.generic]) -> tuple[int, int]:

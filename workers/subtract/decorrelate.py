@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
-__all__ = ["cropped", "noise_gains", "whitening_kernels"]
+__all__ = ["noise_gains", "whitening_kernels"]
 
 _Float = NDArray[np.float64]
 
@@ -34,17 +34,7 @@ def noise_gains(psi: _Float, kernels: _Float, psfs: _Float) -> tuple[_Float, _Fl
     `psfs` (m, p, p) are the PSFs of the whitened difference. On blank sky this is the pixel variance itself, since the
     noise is white there; on sources, whose own noise psi does not whiten, it is what matters for photometry.
     """
-    gains = np.empty((len(psi), 2))
-    for i, (filter_, kernel, psf) in enumerate(zip(psi, kernels, psfs, strict=True)):
-        plain = signal.fftconvolve(psf, filter_[::-1, ::-1])
-        through = signal.fftconvolve(plain, kernel[::-1, ::-1])
-        gains[i] = np.square(plain).sum(), np.square(through).sum()
-    gains /= np.square(psfs).sum(axis=(1, 2))[:, None]
-    return gains[:, 0], gains[:, 1]
-
-
-def cropped(stamps: _Float, size: int) -> _Float:
-    """Return the middle `size` x `size` pixels of stamps (m, n, n), scaled to unit sum."""
-    start = (stamps.shape[1] - size) // 2
-    middle = stamps[:, start : start + size, start : start + size]
-    return np.asarray(middle / middle.sum(axis=(1, 2), keepdims=True))
+    plain = signal.fftconvolve(psfs, psi[:, ::-1, ::-1], axes=(1, 2))
+    through = signal.fftconvolve(plain, kernels[:, ::-1, ::-1], axes=(1, 2))
+    norm = np.square(psfs).sum(axis=(1, 2))
+    return np.square(plain).sum(axis=(1, 2)) / norm, np.square(through).sum(axis=(1, 2)) / norm

@@ -14,7 +14,7 @@ from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.psf import PsfModel
 from workers.subtract.basis import design_basis
 from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
-from workers.subtract.decorrelate import cropped, noise_gains, whitening_kernels
+from workers.subtract.decorrelate import noise_gains, whitening_kernels
 from workers.subtract.kernel import KernelFit, fit_kernel, stamp_grams
 from workers.subtract.kernel_stars import find_stars
 from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
@@ -27,6 +27,10 @@ _NEARLY_EQUAL = 1.03
 """Template over science FWHM up to which the template is still the one convolved."""
 _SCALE_RANGE = (0.2, 5.0)
 """Of the kernel's sum: wide enough for nominal zero points."""
+_VARIANCE_LOSS = 1e-3
+"""Of the sum of K^4, outside the pixels through which variance is spread."""
+_WHITENING_LOSS = 1e-6
+"""Of the sum of psi^2, cut off."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,18 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
     Raises DataError where no kernel can be fitted.
     """
     pair, basis_fwhms = _roles(science, template)
-    fit = _fit(pair, basis_fwhms, kernel_degree, half_width)
+    blocked = blocked_pixels(science), blocked_pixels(template)
+    fit = _fit(pair, blocked, basis_fwhms, kernel_degree, half_width)
     _check_scale(fit.kernel, science)
     reach = kernel_reach(fit.kernel)
     planes = combine_masks(science, template, convolved_template=pair.template_convolved, reach=reach, fwhm=pair.fwhm)
-    plain, blurred, matched = _subtracted(pair, fit, planes)
-    variance = plain + convolve(blurred, _squared(fit.kernel))
-    left = residual_background(matched.image, np.sqrt(variance), planes.excluded)
-    image = np.where(planes.excluded, np.float32(0.0), matched.image - left.sum_image())
-    exposure = _whitened(science, pair, fit.kernel, image, (plain, blurred), planes)
+    hidden = blocked[1] if pair.template_convolved else blocked[0]
+    model, image, variances = _subtracted(pair, fit, planes, hidden)
+    through = convolve(variances[1], _squared(fit.kernel))
+    left = residual_background(image, variances[0] + through, planes.excluded)
+    image -= left.sum_image()
+    image[planes.excluded] = 0.0
+    exposure = _whitened(science, pair, fit.kernel, image, (*variances, through), planes)
     scale = fit.kernel.sum_image()
     metrics = {
         "convolved": float(pair.template_convolved),
@@ -82,7 +89,7 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
         "residualBackground": float(np.median(left.sum_image()[::16, ::16])),
         **{name: float(degree) for name, degree in fit.fallbacks.items()},
     }
-    return Matched(exposure, planes, matched.model, metrics)
+    return Matched(exposure, planes, model, metrics)
 
 
 def _roles(science: Exposure, template: Exposure) -> tuple[_Pair, tuple[float, float]]:
@@ -94,11 +101,17 @@ def _roles(science: Exposure, template: Exposure) -> tuple[_Pair, tuple[float, f
     return _Pair(template, science, False, ours), (ours, theirs)
 
 
-def _fit(pair: _Pair, fwhms: tuple[float, float], degree: int, half_width: int) -> KernelFit:
-    """Fit the kernel on stars found in the pair."""
+def _fit(
+    pair: _Pair,
+    blocked: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    fwhms: tuple[float, float],
+    degree: int,
+    half_width: int,
+) -> KernelFit:
+    """Fit the kernel on stars found in the pair; `blocked` pixels of science and template."""
     half = int(np.clip(np.ceil(2.5 * fwhms[1]), 8, 15))
     science, template = (pair.target, pair.convolved) if pair.template_convolved else (pair.convolved, pair.target)
-    x, y, _ = find_stars(science, template, half + half_width)
+    x, y, _ = find_stars(science, template, blocked, half + half_width)
     basis = design_basis(*fwhms, half_width)
     planes = [(exposure.image, exposure.variance) for exposure in (pair.convolved, pair.target)]
     grams = stamp_grams(planes[0], planes[1], x, y, basis, half)
@@ -116,24 +129,19 @@ def _check_scale(kernel: VaryingKernel, science: Exposure) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Subtracted:
-    image: FloatImage
-    model: FloatImage
+def _subtracted(
+    pair: _Pair, fit: KernelFit, planes: DifferenceMask, blocked: NDArray[np.bool_]
+) -> tuple[FloatImage, FloatImage, tuple[FloatImage, FloatImage]]:
+    """Return the template as the science image sees it, target - kernel * convolved - background, and variances.
 
-
-def _subtracted(pair: _Pair, fit: KernelFit, planes: DifferenceMask) -> tuple[FloatImage, FloatImage, _Subtracted]:
-    """Return the clean variances of target and convolved image, and target - kernel * convolved - background."""
-    blocked = blocked_pixels(pair.convolved)
+    These are the clean ones of target and convolved image; `blocked` pixels of the latter.
+    """
     convolved = convolve(filled(pair.convolved.image, blocked, 0.5 * pair.fwhm), fit.kernel)
-    target = np.where(planes.excluded, np.float32(0.0), pair.target.image)
-    image = target - convolved - fit.background.sum_image()
-    model = convolved if pair.template_convolved else target
-    return (
-        _clean(pair.target.variance, planes.excluded),
-        _clean(pair.convolved.variance, blocked),
-        _Subtracted(image, model),
-    )
+    image = pair.target.image - convolved
+    image -= fit.background.sum_image()
+    image[planes.excluded] = 0.0
+    model = convolved if pair.template_convolved else np.where(planes.excluded, np.float32(0.0), pair.target.image)
+    return model, image, (_clean(pair.target.variance, planes.excluded), _clean(pair.convolved.variance, blocked))
 
 
 def _clean(variance: FloatImage, blocked: NDArray[np.bool_]) -> FloatImage:
@@ -146,7 +154,8 @@ def _clean(variance: FloatImage, blocked: NDArray[np.bool_]) -> FloatImage:
 def _squared(kernel: VaryingKernel) -> VaryingKernel:
     """Return K^2, for variances."""
     x, y = grid_positions(kernel.shape)
-    return VaryingKernel.fit(np.square(kernel.at(x, y)), x, y, min(2, 2 * kernel.degree), kernel.shape)
+    squared = VaryingKernel.fit(np.square(kernel.at(x, y)), x, y, min(2, 2 * kernel.degree), kernel.shape)
+    return squared.trimmed(_VARIANCE_LOSS)
 
 
 def _whitened(
@@ -154,25 +163,35 @@ def _whitened(
     pair: _Pair,
     kernel: VaryingKernel,
     image: FloatImage,
-    variances: tuple[FloatImage, FloatImage],
+    variances: tuple[FloatImage, FloatImage, FloatImage],
     planes: DifferenceMask,
 ) -> Exposure:
-    """Apply the whitening kernels; return the difference on the science image's scale with variance and PSF."""
-    shape, degree = kernel.shape, min(2, 2 * kernel.degree)
+    """Return the difference convolved with whitening kernels, with the variance and the PSF that belong to it.
+
+    `variances` of the target, of the convolved image, and of that one as its kernel spreads it. The flux scale is the
+    science image's.
+    """
+    shape = kernel.shape
     x, y = grid_positions(shape)
     kernels = kernel.at(x, y)
-    levels = [_sky_levels(plane, planes.excluded, x, y) for plane in variances]
+    levels = [_sky_levels(plane, planes.excluded, x, y) for plane in variances[:2]]
+    degree = min(2, 2 * kernel.degree)
     psi = whitening_kernels(kernels, levels[0], levels[1], kernel.half)
+    whitening = VaryingKernel.fit(psi, x, y, degree, shape).trimmed(_WHITENING_LOSS)
+    psi = whitening.at(x, y)
     psf, stamps = _difference_psf(science, psi if pair.template_convolved else _chained(psi, kernels), x, y, shape)
     plain_gain, through_gain = noise_gains(psi, kernels, stamps)
-    squares = np.square(kernels)
-    through = squares * (through_gain / squares.sum(axis=(1, 2)))[:, None, None]
-    variance = variances[0] * VaryingKernel.fit(plain_gain[:, None, None], x, y, degree, shape).sum_image()
-    variance += convolve(variances[1], VaryingKernel.fit(through, x, y, degree, shape))
-    difference = convolve(image, VaryingKernel.fit(psi, x, y, degree, shape))
+    gains = plain_gain, through_gain / np.square(kernels).sum(axis=(1, 2))
+    spread = [VaryingKernel.fit(gain[:, None, None], x, y, degree, shape).sum_image() for gain in gains]
+    variance = spread[0]
+    variance *= variances[0]
+    spread[1] *= variances[2]
+    variance += spread[1]
+    difference = convolve(image, whitening)
     if not pair.template_convolved:
         scale = kernel.sum_image()
-        difference, variance = -difference / scale, variance / np.square(scale)
+        difference /= -scale
+        variance /= np.square(scale)
     return science.replaced(image=difference, variance=variance, mask=planes.mask, psf=psf)
 
 
@@ -192,7 +211,7 @@ def _sky_levels(variance: FloatImage, excluded: NDArray[np.bool_], x: _Float, y:
 
 def _chained(first: _Float, second: _Float) -> _Float:
     """Return the convolution of two stacks of kernels."""
-    return np.stack([signal.fftconvolve(a, b) for a, b in zip(first, second, strict=True)])
+    return np.asarray(signal.fftconvolve(first, second, axes=(1, 2)))
 
 
 def _difference_psf(
@@ -200,7 +219,8 @@ def _difference_psf(
 ) -> tuple[PsfModel, _Float]:
     """Return the PSF of a source in the science image after `kernels` (m, n, n), and its stamps at (x, y)."""
     psf = science.need_psf()
-    stamps = cropped(_chained(kernels, psf.stamps(x, y)), psf.size)
+    stamps = _chained(kernels, psf.stamps(x, y))  # whole: what is cut off of a PSF is lost to every flux
+    stamps /= stamps.sum(axis=(1, 2), keepdims=True)
     degree = max(psf.degree, 1)
     model = PsfModel.fit(stamps, x, y, degree=degree, width=shape[1], height=shape[0])
     return model, stamps

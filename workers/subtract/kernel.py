@@ -22,6 +22,8 @@ _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
 MIN_STARS = 3
 _STARS_PER_TERM = 3
+_RESERVED, _FEWEST_RESERVED = 5, 6
+"""One star of so many tells the degree, where there are enough of them."""
 _CLIP_ROUNDS = 4
 _CLIP_SIGMA = 4.0
 _MISFIT = 0.03  # of a star's flux (rms): below it a high chi² is no reason to drop the star
@@ -86,6 +88,8 @@ class KernelFit:
     rejected: int
     chi2: float
     """Median reduced chi² of the stars kept."""
+    used: _Bool
+    """Per star given."""
     fallbacks: Mapping[str, int]
     """Cause of each step down the ladder, with the degree that was given up."""
 
@@ -124,7 +128,7 @@ def stamp_grams(
 
 
 def fit_kernel(grams: StampGrams, basis: KernelBasis, degree: int, shape: tuple[int, int]) -> KernelFit:
-    """Return the kernel of at most `degree` that the stars allow.
+    """Return the kernel of at most `degree` that the stars allow, of the degree that predicts reserved stars best.
 
     Raises DataError with fewer than 3 usable stars, or where even a constant kernel is not determined.
     """
@@ -141,7 +145,8 @@ def fit_kernel(grams: StampGrams, basis: KernelBasis, degree: int, shape: tuple[
             continue
         fit = _clipped_fit(grams, basis, trial, shape, fallbacks)
         if fit is not None:
-            return fit
+            best = _best_degree(grams.kept(fit.used), basis, trial, shape)
+            return fit if best == trial else _clipped_fit(grams, basis, best, shape, fallbacks) or fit
         fallbacks["kernelFallbackIllConditioned"] = trial
     raise DataError(
         f"the matching kernel is not determined by {len(grams.x)} stars (condition above {_MAX_CONDITION:.0e}); "
@@ -175,11 +180,31 @@ def _clipped_fit(
     return KernelFit(
         kernel=VaryingKernel(kernels.reshape(-1, size, size), degree, shape),
         background=VaryingKernel(solution[-1].reshape(-1, 1, 1), degree, shape),
+        used=good,
         stars=int(good.sum()),
         rejected=int((~good).sum()),
         chi2=float(np.median(chi2[good])),
         fallbacks=dict(fallbacks),
     )
+
+
+def _best_degree(grams: StampGrams, basis: KernelBasis, most: int, shape: tuple[int, int]) -> int:
+    """Return the degree whose kernel, fitted to four stars of five, leaves the least chi² of the fifth."""
+    held = np.arange(len(grams.x)) % _RESERVED == _RESERVED // 2
+    if most == 0 or held.sum() < _FEWEST_RESERVED:
+        return most
+    others, rest = grams.kept(~held), grams.kept(held)
+    products, left = _products(basis), []
+    for degree in range(most + 1):
+        frame = VaryingKernel(np.zeros((1, 1, 1)), degree, shape)
+        terms = frame.terms(others.x, others.y)
+        solution = _solve(others, terms, _prior(basis, terms.shape[1]), products)
+        if solution is None:
+            left.append(np.inf)
+            continue
+        chi2, _ = rest.chi2(np.einsum("st,bt->sb", frame.terms(rest.x, rest.y), solution))
+        left.append(float(np.minimum(chi2, 4.0 * np.median(chi2)).mean()))
+    return int(np.argmin(left))
 
 
 def _matching(chi2: _Float, signal: _Float, good: _Bool) -> _Bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from workers.imaging.exposure import Exposure
 from workers.imaging.photometry import psf_fluxes
 from workers.subtract.detect import local_maxima
-from workers.subtract.masking import blocked_pixels
 from workers.subtract.matched_filter import score_image
+from workers.subtract.runs import find_runs
 
 __all__ = ["choose_stars", "find_stars"]
 
@@ -20,45 +23,86 @@ _MIN_SNR = 20.0
 _FAINT_SNR = 8.0
 """Where fewer than `_ENOUGH` stars reach `_MIN_SNR`."""
 _ENOUGH = 12
+_PIXEL_SNR = 5.0
+"""Of a single pixel: what a star of S/N 20 has at a seeing of 4 pixels."""
+_TRIED = 1000
+"""Stars measured in both images."""
 _MAX_CHANGE = 1.5
 """Factor by which a star's flux ratio may differ from the typical one; centres are whole pixels here."""
 
 
-def find_stars(science: Exposure, template: Exposure, half: int) -> tuple[_Index, _Index, _Float]:
+def find_stars(
+    science: Exposure, template: Exposure, blocked: tuple[_Bool, _Bool], half: int
+) -> tuple[_Index, _Index, _Float]:
     """Return pixel (x, y) and S/N of the stars for the kernel, best first; `half` is the clean square's half width.
 
-    Found on the science image, the shallower of the two, with its PSF; transients and strong variables, whose flux in
-    the template is not the one that the scale between the images predicts, are left out.
+    Found on the science image, the shallower of the two; `blocked` pixels of both. Transients and strong variables,
+    whose flux in the template is not the one that the scale between the images predicts, are left out.
     """
-    excluded = blocked_pixels(science)
-    image, variance = (np.where(excluded, np.float32(0.0), p) for p in (science.image, science.variance))
-    score = score_image(image, variance, excluded, science.need_psf(), degree=0)
-    x, y = local_maxima(score, _FAINT_SNR)
-    snr = score[y, x].astype(float)
-    blocked = excluded | blocked_pixels(template)
-    steady = _is_steady(science, template, x, y)
-    for least in (_MIN_SNR, _FAINT_SNR):
-        bright = steady & (snr > least)
-        chosen = np.flatnonzero(bright)[choose_stars(x[bright], y[bright], snr[bright], blocked, half)]
-        if len(chosen) >= _ENOUGH:
-            break
-    return x[chosen], y[chosen], snr[chosen]
+    either = blocked[0] | blocked[1]
+    x, y = _bright_pixels(science, blocked[0])
+    found = _qualified(science, template, blocked, x, y, either, half, _MIN_SNR)
+    if len(found[0]) < _ENOUGH:  # few stars, or faint ones: worth a filtered image
+        score = _filtered(science, blocked[0])
+        x, y = local_maxima(score, find_runs(score, _FAINT_SNR))
+        for least in (_MIN_SNR, _FAINT_SNR):
+            found = _qualified(science, template, blocked, x, y, either, half, least)
+            if len(found[0]) >= _ENOUGH:
+                break
+    return found
 
 
-def _is_steady(science: Exposure, template: Exposure, x: _Index, y: _Index) -> _Bool:
-    """Return which sources have the flux ratio between the images that is typical of all, within a factor."""
-    fluxes = [
-        psf_fluxes(e.image, e.variance, ~blocked_pixels(e), e.need_psf(), x, y)["flux"] for e in (template, science)
-    ]
-    measured = np.isfinite(fluxes[0]) & np.isfinite(fluxes[1]) & (fluxes[1] > 0.0)
+def _bright_pixels(science: Exposure, blocked: _Bool) -> tuple[_Index, _Index]:
+    """Return the pixels that stand out by themselves and are higher than their neighbours."""
+    some = science.variance[::16, ::16][~blocked[::16, ::16]]
+    if some.size == 0:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    return local_maxima(science.image, find_runs(science.image, _PIXEL_SNR * float(np.sqrt(np.median(some)))))
+
+
+def _filtered(science: Exposure, blocked: _Bool) -> NDArray[np.float32]:
+    image, variance = (np.where(blocked, np.float32(0.0), plane) for plane in (science.image, science.variance))
+    return score_image(image, variance, blocked, science.need_psf(), degree=0)
+
+
+def _qualified(
+    science: Exposure,
+    template: Exposure,
+    blocked: tuple[_Bool, _Bool],
+    x: _Index,
+    y: _Index,
+    either: _Bool,
+    half: int,
+    least: float,
+) -> tuple[_Index, _Index, _Float]:
+    """Return the steady stars with clear surroundings and S/N above `least`, from the highest pixels of each cell."""
+    peak = science.image[y, x].astype(float)
+    chosen = choose_stars(x, y, peak, either, half, most=_TRIED)
+    x, y = x[chosen], y[chosen]
+    steady, snr = _compared(science, template, blocked, x, y)
+    bright = steady & (snr > least)
+    x, y, snr = x[bright], y[bright], snr[bright]
+    order = choose_stars(x, y, snr, either, 0)
+    return x[order], y[order], snr[order]
+
+
+def _compared(
+    science: Exposure, template: Exposure, blocked: tuple[_Bool, _Bool], x: _Index, y: _Index
+) -> tuple[_Bool, _Float]:
+    """Return which sources have the flux ratio between the images that is typical of all, and S/N in the science."""
+    theirs, ours = (
+        psf_fluxes(e.image, e.variance, ~bad, e.need_psf(), x, y)
+        for e, bad in zip((template, science), (blocked[1], blocked[0]), strict=True)
+    )
+    snr = np.nan_to_num(ours["flux"] / ours["fluxErr"])
+    measured = np.isfinite(theirs["flux"]) & np.isfinite(ours["flux"]) & (ours["flux"] > 0.0)
     ratio = np.full(len(x), np.nan)
-    ratio[measured] = fluxes[0][measured] / fluxes[1][measured]
+    ratio[measured] = theirs["flux"][measured] / ours["flux"][measured]
     present = np.asarray(measured & (ratio > 0.0))
-    if not present.any():
-        return present
     steady = present.copy()
-    steady[present] = _commonest(np.log(ratio[present]), float(np.log(_MAX_CHANGE)))
-    return steady
+    if present.any():
+        steady[present] = _commonest(np.log(ratio[present]), float(np.log(_MAX_CHANGE)))
+    return steady, np.asarray(snr, float)
 
 
 def _commonest(values: _Float, reach: float) -> _Bool:
@@ -81,9 +125,8 @@ def choose_stars(
     A star qualifies where its square of 2 `half` + 1 pixels lies on the image and holds no blocked pixel.
     """
     height, width = blocked.shape
-    inside = (x >= half) & (x < width - half) & (y >= half) & (y < height - half)
-    clean = inside.copy()
-    clean[inside] = _blocked_count(blocked, x[inside], y[inside], half) == 0
+    clean = np.zeros(len(x), bool)
+    _clear(blocked, x, y, half, clean)
     order = np.flatnonzero(clean)[np.argsort(-snr[clean], kind="stable")]
     cell = (y[order] * cells // height) * cells + x[order] * cells // width
     rank = _rank_within(cell)
@@ -99,10 +142,13 @@ def _rank_within(label: _Index) -> _Index:
     return rank
 
 
-def _blocked_count(blocked: _Bool, x: _Index, y: _Index, half: int) -> _Index:
-    """Return the number of blocked pixels in the square round each position, from a summed-area table."""
-    table = np.zeros((blocked.shape[0] + 1, blocked.shape[1] + 1), np.int32)
-    np.cumsum(blocked, axis=0, dtype=np.int32, out=table[1:, 1:])
-    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
-    x0, x1, y0, y1 = x - half, x + half + 1, y - half, y + half + 1
-    return np.asarray(table[y1, x1] - table[y0, x1] - table[y1, x0] + table[y0, x0])
+@njit(cache=True, nogil=True)
+def _clear(blocked: Any, x: Any, y: Any, half: int, clear: Any) -> None:  # pragma: no cover - compiled
+    """Tell which squares lie on the image and hold no blocked pixel."""
+    height, width = blocked.shape
+    for k in range(x.size):
+        clear[k] = half <= x[k] < width - half and half <= y[k] < height - half
+        if clear[k]:
+            for row in range(y[k] - half, y[k] + half + 1):
+                for column in range(x[k] - half, x[k] + half + 1):
+                    clear[k] &= not blocked[row, column]

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from workers.imaging.exposure import Exposure, FloatImage, MaskImage
+from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.masks import BLOCKING, MaskPlane
-from workers.subtract.convolve import VaryingKernel, convolve, grow
+from workers.subtract.convolve import VaryingKernel, grow
 
-__all__ = ["DifferenceMask", "blocked_pixels", "combine_masks", "filled", "kernel_reach"]
+__all__ = ["DifferenceMask", "blocked_pixels", "combine_masks", "filled", "grow_bits", "kernel_reach"]
 
 _Bool = NDArray[np.bool_]
 _HALO_FWHM = 1.5
 """Radius of the halo flagged round saturated pixels, in units of the PSF's FWHM."""
 _COPIED = ~int(MaskPlane.DETECTED | MaskPlane.DETECTED_NEGATIVE)
-_GROWN = (
-    MaskPlane.BAD,
-    MaskPlane.CR,
-    MaskPlane.SATURATED,
-    MaskPlane.BLEED,
-    MaskPlane.NO_DATA,
-    MaskPlane.EDGE,
-)
+_GROWN = int(MaskPlane.BAD | MaskPlane.CR | MaskPlane.SATURATED | MaskPlane.BLEED | MaskPlane.NO_DATA | MaskPlane.EDGE)
 _TEMPLATE_PLANES = {
     MaskPlane.BAD: MaskPlane.BAD,
     MaskPlane.CR: MaskPlane.BAD,
@@ -37,6 +33,11 @@ _TEMPLATE_PLANES = {
     MaskPlane.INJECTED_TEMPLATE: MaskPlane.INJECTED_TEMPLATE,
 }
 """What a plane of the template is called in the difference."""
+_TEMPLATE_GROWN = sum(set(map(int, _TEMPLATE_PLANES.values())))
+_MANY = 0.05
+"""Of the pixels blocked: from here it pays to look first which have a good one near."""
+_LEAST_WEIGHT = 0.1
+"""Of good pixels, the nearest of which would count 1."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class DifferenceMask:
 
 def blocked_pixels(exposure: Exposure) -> _Bool:
     """Return true where a plane of BLOCKING is set, or image or variance is not a usable number."""
-    usable = np.isfinite(exposure.image) & np.isfinite(exposure.variance) & (exposure.variance > 0.0)
-    return np.asarray(~usable | ((exposure.mask & int(BLOCKING)) != 0))
+    return ~usable_pixels(exposure.image, exposure.variance, exposure.mask)
 
 
 def filled(image: FloatImage, blocked: _Bool, sigma: float) -> FloatImage:
@@ -62,15 +62,10 @@ def filled(image: FloatImage, blocked: _Bool, sigma: float) -> FloatImage:
     It limits what a kernel carries from a blocked pixel to its neighbours; the pixels stay masked.
     """
     clean = np.where(blocked, np.float32(0.0), image)
-    if not blocked.any():
-        return clean
-    axis = np.arange(-np.ceil(3 * sigma), np.ceil(3 * sigma) + 1)
-    profile = np.exp(-0.5 * np.square(axis / sigma))
-    gauss = VaryingKernel.constant(np.outer(profile, profile), (image.shape[0], image.shape[1]))
-    weight = convolve(~blocked, gauss)
-    total = convolve(clean, gauss)
-    near = blocked & (weight > 0.1)
-    clean[near] = total[near] / weight[near]
+    if blocked.any():
+        axis = np.arange(np.ceil(3 * sigma) + 1)
+        near = grow(~blocked, axis[-1]) if blocked.mean() > _MANY else np.ones(image.shape, bool)
+        _fill(image, blocked, near, np.exp(-0.5 * np.square(axis / sigma)), clean)
     return clean
 
 
@@ -92,25 +87,89 @@ def combine_masks(
     The border of `reach` pixels, where the kernel leaves the image, becomes EDGE. `fwhm` (pixels) sizes the halos.
     """
     grown_by = (0, reach) if convolved_template else (reach, 0)
-    mask = science.mask & np.int32(_COPIED)
-    for plane in _GROWN:
-        mask[grow((science.mask & int(plane)) != 0, grown_by[0])] |= int(plane)
-    for plane, name in _TEMPLATE_PLANES.items():
-        mask[grow((template.mask & int(plane)) != 0, grown_by[1])] |= int(name)
-    for exposure, radius in zip((science, template), grown_by, strict=True):
-        usable = np.isfinite(exposure.image) & np.isfinite(exposure.variance) & (exposure.variance > 0.0)
-        mask[grow(~usable, radius)] |= int(MaskPlane.NO_DATA)
-    mask |= _border(mask.shape, reach)
+    mask = _without_data(science, science.mask & np.int32(_COPIED))
+    mask = grow_bits(mask, _GROWN, grown_by[0])
+    mask |= grow_bits(_without_data(template, _renamed(template.mask)), _TEMPLATE_GROWN, grown_by[1])
+    _mark_border(mask, reach)
     excluded = (mask & int(BLOCKING)) != 0
-    saturated = (mask & int(MaskPlane.SATURATED)) != 0, (mask & int(MaskPlane.SATURATED_TEMPLATE)) != 0
-    halos = [grow(plane, np.ceil(_HALO_FWHM * fwhm)) for plane in saturated]
-    mask[halos[0]] |= int(MaskPlane.SATURATED)
-    mask[halos[1]] |= int(MaskPlane.SATURATED_TEMPLATE)
-    return DifferenceMask(mask, excluded, halos[0] | halos[1])
+    halo = np.zeros(mask.shape, bool)
+    for plane in (MaskPlane.SATURATED, MaskPlane.SATURATED_TEMPLATE):
+        grown = grow((mask & int(plane)) != 0, np.ceil(_HALO_FWHM * fwhm))
+        np.bitwise_or(mask, np.int32(plane), out=mask, where=grown)
+        halo |= grown
+    return DifferenceMask(mask, excluded, halo)
 
 
-def _border(shape: tuple[int, ...], reach: int) -> MaskImage:
-    """Return an EDGE mask of the outer `reach` pixels."""
-    edge = np.full(shape, int(MaskPlane.EDGE), np.int32)
-    edge[reach : shape[0] - reach, reach : shape[1] - reach] = 0
-    return edge
+def grow_bits(mask: MaskImage, planes: int, radius: float) -> MaskImage:
+    """Return `mask` with each plane of `planes` grown by a disc of `radius` pixels."""
+    reach = int(np.floor(radius))
+    if reach < 1:
+        return mask
+    chords = np.floor(np.sqrt(radius**2 - np.square(np.arange(-reach, reach + 1.0)))).astype(np.int64)
+    grown = mask.copy()
+    _grow_bits(mask, np.int32(planes), chords, grown)
+    return grown
+
+
+def _without_data(exposure: Exposure, mask: MaskImage) -> MaskImage:
+    """Set NO_DATA in `mask` where image or variance is not a usable number; return it."""
+    usable = usable_pixels(exposure.image, exposure.variance, mask, MaskPlane(0))
+    np.bitwise_or(mask, np.int32(MaskPlane.NO_DATA), out=mask, where=~usable)
+    return mask
+
+
+def _renamed(mask: MaskImage) -> MaskImage:
+    """Return a template's mask by the names its planes have in the difference."""
+    renamed = np.zeros(mask.shape, np.int32)
+    there = int(np.bitwise_or.reduce(mask, axis=None)) if mask.size else 0
+    for plane, name in _TEMPLATE_PLANES.items():
+        if there & int(plane):
+            np.bitwise_or(renamed, np.int32(name), out=renamed, where=(mask & np.int32(plane)) != 0)
+    return renamed
+
+
+def _mark_border(mask: MaskImage, reach: int) -> None:
+    """Set EDGE in the outer `reach` pixels."""
+    if reach > 0:
+        for part in (mask[:reach], mask[-reach:], mask[:, :reach], mask[:, -reach:]):
+            part |= np.int32(MaskPlane.EDGE)
+
+
+@njit(cache=True, nogil=True)
+def _fill(image: Any, blocked: Any, near: Any, profile: Any, clean: Any) -> None:  # pragma: no cover - compiled
+    """Write the weighted means into the blocked pixels of `clean` that have enough neighbours."""
+    height, width = image.shape
+    reach = profile.size - 1
+    for y in range(height):
+        for x in range(width):
+            if not (blocked[y, x] and near[y, x]):
+                continue
+            total, weight = 0.0, 0.0
+            for row in range(max(y - reach, 0), min(y + reach + 1, height)):
+                for column in range(max(x - reach, 0), min(x + reach + 1, width)):
+                    if not blocked[row, column]:
+                        share = profile[abs(row - y)] * profile[abs(column - x)]
+                        total += share * image[row, column]
+                        weight += share
+            if weight > _LEAST_WEIGHT:
+                clean[y, x] = total / weight
+
+
+@njit(cache=True, nogil=True)
+def _grow_bits(mask: Any, planes: Any, chords: Any, grown: Any) -> None:  # pragma: no cover - compiled
+    """Paint discs round the pixels whose planes a neighbour lacks; `chords` the disc's half widths by row."""
+    height, width = mask.shape
+    reach = chords.size // 2
+    for y in range(height):
+        for x in range(width):
+            bits = mask[y, x] & planes
+            if bits == 0:
+                continue
+            if 0 < x < width - 1 and 0 < y < height - 1:
+                common = mask[y, x - 1] & mask[y, x + 1] & mask[y - 1, x] & mask[y + 1, x]
+                if common & bits == bits:
+                    continue
+            for row in range(max(y - reach, 0), min(y + reach + 1, height)):
+                chord = chords[row - y + reach]
+                for column in range(max(x - chord, 0), min(x + chord + 1, width)):
+                    grown[row, column] |= bits

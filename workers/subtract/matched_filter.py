@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from workers.imaging.exposure import FloatImage
 from workers.imaging.psf import PsfModel
-from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
+from workers.subtract.convolve import VaryingKernel, blocks_near, convolve, grid_positions
 
 __all__ = ["robust_std", "score_image"]
 
 _Bool = NDArray[np.bool_]
 _MIN_SUPPORT = 0.5  # of sum(PSF^2) on usable pixels
+_CORE_LOSS = 5e-4
+"""Of sum(PSF^2), outside the square of pixels that is used."""
 
 
 def score_image(
@@ -23,18 +28,28 @@ def score_image(
     `image` and `variance` of one unit (squared), finite where not `excluded`; excluded pixels carry no weight. S equals
     the PSF flux at that pixel divided by its error. `degree` caps that of the PSF's change over the image.
     """
-    x, y = grid_positions(image.shape)
-    stamps = psf.stamps(x, y)
-    degree = min(degree, psf.degree)
     shape = (image.shape[0], image.shape[1])
-    template = VaryingKernel.fit(stamps, x, y, degree, shape).flipped()
-    squared = VaryingKernel.fit(np.square(stamps), x, y, min(degree, 1), shape).flipped()
-    middle = np.square(psf.stamps(shape[1] / 2, shape[0] / 2)[0])
-    support = convolve(~excluded, VaryingKernel.constant(middle[::-1, ::-1] / middle.sum(), shape))
-    signal = convolve(np.where(excluded, np.float32(0.0), image), template)
-    noise = convolve(np.where(excluded, np.float32(0.0), variance), squared)
-    usable = (support > _MIN_SUPPORT) & (noise > 0.0)
-    return np.where(usable, signal / np.sqrt(np.where(usable, noise, 1.0)), np.float32(0.0)).astype(np.float32)
+    x, y = grid_positions(shape)
+    degree = min(degree, psf.degree)
+    template = VaryingKernel.fit(psf.stamps(x, y), x, y, degree, shape).trimmed(_CORE_LOSS).flipped()
+    squared = VaryingKernel.fit(np.square(template.at(x, y)), x, y, min(degree, 1), shape)
+    middle = np.square(template.at(shape[1] / 2, shape[0] / 2)[0])
+    weights = VaryingKernel.constant(middle / middle.sum(), shape)
+    support = convolve(~excluded, weights, blocks_near(excluded, weights.half), 1.0)
+    score = convolve(np.where(excluded, np.float32(0.0), image), template)
+    noise = convolve(np.where(excluded, np.float32(0.0), variance), squared.trimmed(_CORE_LOSS))
+    _divide(score, noise, support, np.float32(_MIN_SUPPORT))
+    return score
+
+
+@njit(cache=True, nogil=True)
+def _divide(score: Any, noise: Any, support: Any, least: Any) -> None:  # pragma: no cover - compiled
+    """Divide by the noise in place; 0 where there is too little support."""
+    height, width = score.shape
+    for y in range(height):
+        for x in range(width):
+            good = (support[y, x] > least) & (noise[y, x] > 0.0)
+            score[y, x] = score[y, x] / np.sqrt(noise[y, x]) if good else 0.0
 
 
 def robust_std(values: NDArray[np.floating]) -> float:

@@ -29,6 +29,7 @@ from workers.subtract.measure import (
     measure_positions,
     measure_shapes,
 )
+from workers.subtract.runs import Runs, find_runs
 from workers.survey.config import SubtractConfig
 
 __all__ = ["Subtraction", "subtract", "template_coverage"]
@@ -84,9 +85,10 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     psf = difference.need_psf()
     height, width = difference.shape
     fwhm = psf.fwhm(width / 2, height / 2)
-    found = _find(score, matched, difference, config.threshold, fwhm)
+    footprints = find_runs(score, config.threshold), find_runs(score, config.threshold, -1.0)
+    found = _find(score, footprints, matched, difference, config.threshold, fwhm)
     rows, kept = _measured(found, score, matched, difference, (science, template), fwhm)
-    difference = _with_detections(difference, score, config.threshold)
+    difference = _with_detections(difference, footprints)
     stamps = _stamps(difference, science, template, rows, config.stamp_size)
     measure_shapes(rows, stamps, fwhm, difference.need_wcs().pixel_scale(width / 2, height / 2))
     set_pixel_flags(rows, stamps.differenceMask, fwhm)
@@ -150,11 +152,18 @@ def _scored(matched: Matched) -> tuple[Exposure, FloatImage, float]:
     )
 
 
-def _find(score: FloatImage, matched: Matched, difference: Exposure, threshold: float, fwhm: float) -> _Found:
+def _find(
+    score: FloatImage,
+    footprints: tuple[Runs, Runs],
+    matched: Matched,
+    difference: Exposure,
+    threshold: float,
+    fwhm: float,
+) -> _Found:
     """Return the peaks ordered by (y, x), with dipole lobes joined and one source at most per saturated halo."""
     height, width = score.shape
     psf = difference.need_psf().stamps(width / 2, height / 2)[0]
-    peaks = detect_peaks(score, threshold, psf, fwhm)
+    peaks = detect_peaks(score, footprints, threshold, psf, fwhm)
     alone = one_per_region(peaks, matched.planes.halo)
     kept = peaks[alone]
     stronger, weaker = pair_lobes(kept, _DIPOLE_FWHM * fwhm)
@@ -196,11 +205,12 @@ def _measured(
     return rows, len(rows)
 
 
-def _with_detections(difference: Exposure, score: FloatImage, threshold: float) -> Exposure:
-    """Return the difference with the DETECTED planes set where the score exceeds the threshold."""
+def _with_detections(difference: Exposure, footprints: tuple[Runs, Runs]) -> Exposure:
+    """Return the difference with the DETECTED planes set in the footprints."""
     mask = difference.mask.copy()
-    mask[score > threshold] |= int(MaskPlane.DETECTED)
-    mask[score < -threshold] |= int(MaskPlane.DETECTED_NEGATIVE)
+    for runs, plane in zip(footprints, (MaskPlane.DETECTED, MaskPlane.DETECTED_NEGATIVE), strict=True):
+        for y, begin, end in zip(runs.row, runs.begin, runs.end, strict=True):
+            mask[y, begin:end] |= int(plane)
     return difference.replaced(mask=mask)
 
 

@@ -88,8 +88,8 @@ class SubtractConfig(_Model):
     """Image subtraction and detection."""
 
     threshold: float = Field(5.0, gt=0, description="in sigma of the matched-filtered difference, both signs")
-    kernel_degree: int = Field(1, ge=0, le=3, description="spatial")
-    kernel_half_width: int = Field(10, ge=3, le=25, description="pixels")
+    kernel_degree: int = Field(2, ge=0, le=3, description="spatial, at most")
+    kernel_half_width: int = Field(15, ge=3, le=25, description="pixels; wings of bright stars beyond it remain")
     min_template_coverage: float = Field(0.2, ge=0, le=1)
     stamp_size: int = Field(31, ge=15, le=101, description="pixels, odd; of the cutouts")
 
