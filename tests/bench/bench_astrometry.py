@@ -112,14 +112,16 @@ def places(rng, count, shape, clustered):
     return x, y
 
 
-def field(seed, kind="fields"):
+def field(seed, kind="fields", stars=None):
+    """Draw a field of `stars` reference stars on the detector, of 30 to 5000 where not said."""
     rng = np.random.default_rng(seed)
     shape = (int(rng.choice([2048, 4096])), int(rng.choice([2048, 4096])))
     scale = float(rng.uniform(0.2, 1.5))
     header = camera_header(rng, shape, scale)
     trap = str(rng.choice(["far", "noise", "catalogue"])) if kind == "none" else ""
     truth = true_header(rng, header, shape, (400, 2000) if trap == "far" else None)
-    stars = int(np.exp(rng.uniform(np.log(30), np.log(MAXSTARS))))
+    drawn = int(np.exp(rng.uniform(np.log(30), np.log(MAXSTARS))))
+    stars = drawn if stars is None else stars
     total = int(stars * (shape[0] + 2 * PAD) * (shape[1] + 2 * PAD) / (shape[0] * shape[1]))
     clustered = rng.random() < 0.2
     x, y = places(rng, total, shape, clustered)

@@ -56,6 +56,10 @@ class VaryingKernel:
         """Return the kernel turned by 180 degrees: convolving with it is correlating with this one."""
         return VaryingKernel(self.coefficients[:, ::-1, ::-1], self.degree, self.shape)
 
+    def sums(self, count: int = 17) -> _Float:
+        """Return the kernel's sum on a `count` by `count` grid over the image, float64 (count²,)."""
+        return np.asarray(self.terms(*grid_positions(self.shape, count)) @ self.coefficients.sum(axis=(1, 2)))
+
     def sum_image(self) -> FloatImage:
         """Return the kernel's sum at each pixel, float32 of `shape`."""
         sums, powers = self.coefficients.sum(axis=(1, 2)), _powers(self.degree)

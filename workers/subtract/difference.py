@@ -42,6 +42,8 @@ class Matched:
     planes: DifferenceMask
     model: FloatImage
     """The template as the science image sees it (itself, where the science image was convolved), nJy."""
+    stars: _Float
+    """(x, y), pixels, of those that the kernel was fitted on, (n, 2)."""
     metrics: Mapping[str, float]
 
 
@@ -76,20 +78,20 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
     image -= left.sum_image()
     image[planes.excluded] = 0.0
     exposure = _whitened(science, pair, fit.kernel, image, (*variances, through), planes)
-    scale = fit.kernel.sum_image()
+    scale, used = fit.kernel.sums(), fit.used
     metrics = {
         "convolved": float(pair.template_convolved),
         "kernelDegree": float(fit.kernel.degree),
-        "kernelSum": float(np.median(scale[::16, ::16])),
+        "kernelSum": float(np.median(scale)),
         "kernelSumMin": float(scale.min()),
         "kernelSumMax": float(scale.max()),
         "nKernelStars": float(fit.stars),
         "nKernelRejected": float(fit.rejected),
         "residualChi2": fit.chi2,
-        "residualBackground": float(np.median(left.sum_image()[::16, ::16])),
+        "residualBackground": float(np.median(left.sums())),
         **{name: float(degree) for name, degree in fit.fallbacks.items()},
     }
-    return Matched(exposure, planes, model, metrics)
+    return Matched(exposure, planes, model, np.stack([fit.x[used], fit.y[used]], axis=1), metrics)
 
 
 def _roles(science: Exposure, template: Exposure) -> tuple[_Pair, tuple[float, float]]:
@@ -120,7 +122,7 @@ def _fit(
 
 def _check_scale(kernel: VaryingKernel, science: Exposure) -> None:
     """Raise DataError where the kernel's sum leaves the range of scales that calibrated images can have."""
-    scale = kernel.sum_image()
+    scale = kernel.sums()
     low, high = float(scale.min()), float(scale.max())
     if not _SCALE_RANGE[0] < low <= high < _SCALE_RANGE[1]:
         raise DataError(

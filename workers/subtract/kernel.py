@@ -90,6 +90,9 @@ class KernelFit:
     """Median reduced chi² of the stars kept."""
     used: _Bool
     """Per star given."""
+    x: _Float
+    """Of the stars given, pixels."""
+    y: _Float
     fallbacks: Mapping[str, int]
     """Cause of each step down the ladder, with the degree that was given up."""
 
@@ -181,6 +184,8 @@ def _clipped_fit(
         kernel=VaryingKernel(kernels.reshape(-1, size, size), degree, shape),
         background=VaryingKernel(solution[-1].reshape(-1, 1, 1), degree, shape),
         used=good,
+        x=grams.x,
+        y=grams.y,
         stars=int(good.sum()),
         rejected=int((~good).sum()),
         chi2=float(np.median(chi2[good])),

@@ -29,6 +29,7 @@ from workers.subtract.measure import (
     measure_positions,
     measure_shapes,
 )
+from workers.subtract.model_error import model_errors
 from workers.subtract.runs import Runs, find_runs
 from workers.survey.config import SubtractConfig
 
@@ -37,11 +38,11 @@ __all__ = ["Subtraction", "subtract", "template_coverage"]
 _Bool = NDArray[np.bool_]
 _Index = NDArray[np.intp]
 _Rows = NDArray[Any]
-_MODEL_ERROR = 0.01
-"""Of the template's flux per pixel, taken as an error of the PSF match when detecting (not when measuring)."""
 _DIPOLE_FWHM = 1.5
 _CLEAR_FWHM = 2.0
 """Distance from any source of the pixels that tell the noise of the score, in units of the PSF's FWHM."""
+_NEW_SIGMA = 4.0
+"""Of the score: what may be a source of the difference, and no noise."""
 _LIMIT_SIGMA = 5.0
 
 
@@ -95,7 +96,7 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     metrics = {
         **matched.metrics,
         "templateCoverage": coverage,
-        "scoreNoise": noise,
+        **noise,
         "psfLimit": _psf_limit(difference, matched.planes.excluded),
         "nPositive": float(np.count_nonzero(~rows["isNegative"])),
         "nNegative": float(np.count_nonzero(rows["isNegative"])),
@@ -128,28 +129,34 @@ def _checked_coverage(science: Exposure, template: Exposure, config: SubtractCon
     return coverage
 
 
-def _scored(matched: Matched) -> tuple[Exposure, FloatImage, float]:
-    """Return the difference, its score image and the robust noise of the score off sources.
+def _scored(matched: Matched) -> tuple[Exposure, FloatImage, dict[str, float]]:
+    """Return the difference, its score image, and metrics: the robust noise of the score off sources, model errors.
 
     Where that noise exceeds 1 (pixels correlated by earlier resampling, an optimistic variance plane) the variance is
     scaled so that scores and errors mean what they say; it is never scaled down.
     """
-    difference, excluded = matched.exposure, matched.planes.excluded
+    difference, model, excluded = matched.exposure, matched.model, matched.planes.excluded
     psf = difference.need_psf()
-    typical = np.sqrt(np.median(difference.variance[::4, ::4][~excluded[::4, ::4]]))
     fwhm = psf.fwhm(difference.shape[1] / 2, difference.shape[0] / 2)
-    sources = grow(matched.model > 5.0 * typical, np.ceil(fwhm))
-    error = np.where(sources, np.float32(_MODEL_ERROR) * matched.model, np.float32(0.0))
-    score = score_image(difference.image, difference.variance + np.square(error), excluded, psf)
-    sky = ~(grow(matched.model > 2.0 * typical, np.ceil(_CLEAR_FWHM * fwhm)) | excluded | matched.planes.halo)
-    sample = score[sky] if sky.any() else score[~excluded]
-    noise = robust_std(sample[:: max(len(sample) // 500_000, 1)])
+    errors = model_errors(difference.image, difference.variance, model, *matched.stars.T, half=int(np.ceil(fwhm)))
+    score = score_image(difference.image, difference.variance, excluded, psf, model=(model, errors))
+    noise = _sky_noise(score, matched, fwhm)
     factor = max(noise, 1.0) if np.isfinite(noise) else 1.0
-    return (
-        difference.replaced(variance=difference.variance * np.float32(factor**2)),
-        score / np.float32(factor),
-        noise,
-    )
+    if factor > 1.0:
+        difference = difference.replaced(variance=difference.variance * np.float32(factor**2))
+        score *= np.float32(1.0 / factor)
+    return difference, score, {"scoreNoise": noise, "modelError": errors.share, "registrationError": errors.shift}
+
+
+def _sky_noise(score: FloatImage, matched: Matched, fwhm: float) -> float:
+    """Return the robust scatter of the score far from sources of the template and from what is new."""
+    planes = matched.planes
+    typical = np.sqrt(np.median(matched.exposure.variance[::4, ::4][~planes.excluded[::4, ::4]]))
+    away = np.ceil(_CLEAR_FWHM * fwhm)
+    sky = ~(grow(matched.model > 2.0 * typical, away) | planes.excluded | planes.halo)
+    sky &= ~grow(np.abs(score) > _NEW_SIGMA, away)
+    sample = score[sky] if sky.any() else score[~planes.excluded]
+    return robust_std(sample[:: max(len(sample) // 500_000, 1)])
 
 
 def _find(

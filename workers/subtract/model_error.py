@@ -1,0 +1,87 @@
+"""How well the matched template follows the stars: what is left of them in the difference, as shares and shifts.
+
+A source can be subtracted no better than the kernel and the registration are known. Both errors are measured on the
+bright stars of the pair, and detection takes them into account: they are the same for all pixels of a source, so they
+act on its filtered light (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27, section 3.3: astrometric noise of the corrected
+score). Photometry keeps its own errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from workers.imaging.exposure import FloatImage
+
+__all__ = ["ModelErrors", "add_model_errors", "model_errors"]
+
+_Float = NDArray[np.float64]
+
+LEAST_SHARE, MOST_SHARE = 0.003, 0.05
+MOST_SHIFT = 0.5
+"""Pixels."""
+FEWEST = 8
+"""Stars; with fewer the errors are taken to be the usual ones."""
+
+
+@dataclass(frozen=True)
+class ModelErrors:
+    """One sigma of what is left of a star."""
+
+    share: float = 0.01
+    """Of its flux."""
+    shift: float = 0.0
+    """Of its place along an axis, pixels."""
+
+
+def model_errors(
+    difference: FloatImage, variance: FloatImage, model: FloatImage, x: _Float, y: _Float, half: int
+) -> ModelErrors:
+    """Return what is left of stars, by the `model` that was subtracted.
+
+    Robust scatter over the stars at (x, y), pixels, within `half` pixels of each, less what noise alone gives.
+    """
+    column, row = np.round(x).astype(int), np.round(y).astype(int)
+    reach, (height, width) = half + 1, difference.shape
+    inside = (column >= reach) & (row >= reach) & (column < width - reach) & (row < height - reach)
+    if np.count_nonzero(inside) < FEWEST:
+        return ModelErrors()
+    column, row = column[inside], row[inside]
+    offset = np.arange(-reach, reach + 1)
+    at = row[:, None, None] + offset[None, :, None], column[:, None, None] + offset[None, None, :]
+    light, core = model[at].astype(float), (slice(None), slice(1, -1), slice(1, -1))
+    left, noise = difference[at][core].astype(float), variance[at][core].astype(float)
+    slopes = 0.5 * (light[:, 1:-1, 2:] - light[:, 1:-1, :-2]), 0.5 * (light[:, 2:, 1:-1] - light[:, :-2, 1:-1])
+    share = _excess(left, noise, light[core])
+    shift = np.hypot(*(_excess(left, noise, slope) for slope in slopes)) / np.sqrt(2.0)
+    return ModelErrors(float(np.clip(share, LEAST_SHARE, MOST_SHARE)), float(min(shift, MOST_SHIFT)))
+
+
+def add_model_errors(noise: FloatImage, light: FloatImage, errors: ModelErrors) -> None:
+    """Add (share light)^2 + (shift |gradient of light|)^2 to `noise` in place; `light` is the filtered model."""
+    _add(noise, light, np.float32(errors.share**2), np.float32(0.25 * errors.shift**2))
+
+
+def _excess(left: _Float, noise: _Float, pattern: _Float) -> float:
+    """Return the scatter over stars of the amplitude of `pattern` in what is left, beyond its error."""
+    norm = np.maximum(np.square(pattern).sum(axis=(1, 2)), 1e-300)
+    amplitude = (left * pattern).sum(axis=(1, 2)) / norm
+    error = np.sqrt((noise * np.square(pattern)).sum(axis=(1, 2))) / norm
+    weight = error < 2.0 * np.median(error)
+    square = np.square(1.4826 * np.median(np.abs(amplitude[weight]))) - np.median(np.square(error[weight]))
+    return float(np.sqrt(max(square, 0.0)))
+
+
+@njit(cache=True, nogil=True)
+def _add(noise: Any, light: Any, share: Any, shift: Any) -> None:  # pragma: no cover - compiled
+    """At the border there is no gradient."""
+    height, width = light.shape
+    for y in range(1, height - 1):
+        below, here, above, line = light[y - 1], light[y], light[y + 1], noise[y]
+        for x in range(1, width - 1):
+            along, up = here[x + 1] - here[x - 1], above[x] - below[x]
+            line[x] += share * here[x] * here[x] + shift * (along * along + up * up)
