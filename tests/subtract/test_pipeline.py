@@ -5,16 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import signal
 from scipy.spatial import cKDTree
 
 from schemas import table_dtype
 from schemas.errors import DataError
+from tests.subtract.conftest import Scene, build
 from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.identity import dia_source_ids
 from workers.imaging.masks import MaskPlane
 from workers.imaging.photometry import psf_fluxes
+from workers.imaging.psf import PsfModel
 from workers.imaging.stamps import to_bytes
+from workers.subtract.limits import OUTCOMES, find_fault
 from workers.subtract.pipeline import Subtraction, subtract
+from workers.subtract.psf_ratio import psf_ratio_kernel
 from workers.survey.config import SubtractConfig
 
 CASES = {
@@ -112,7 +117,9 @@ def test_rows_are_complete_and_ordered(subtracted: Any) -> None:
     assert set(rows["band"].tolist()) == {"r"}
     assert np.all(rows["midpointMjdTai"] == info.midpointMjdTai)
     assert np.all(rows["snr"] >= 5.0)
-    assert np.isnan(rows["extendedness"]).all()
+    seen = rows["scienceFlux"] > 5.0 * rows["scienceFluxErr"]
+    assert np.isnan(rows["extendedness"][~seen]).all()
+    assert ((rows["extendedness"][seen] >= 0.0) & (rows["extendedness"][seen] <= 1.0)).mean() > 0.8
     assert np.isnan(rows["reliability"]).all()
     good = ~rows["shape_flag"] & (rows["snr"] > 30) & ~rows["isDipole"] & ~rows["pixelFlags_saturated"]
     ratio = (rows["ixx"] + rows["iyy"])[good] / (rows["ixxPSF"] + rows["iyyPSF"])[good]
@@ -217,14 +224,60 @@ def test_bad_pairs_are_data_errors(small_pair: Any) -> None:
     science, template, config = small_pair.science, small_pair.template, SubtractConfig()
     empty = template.replaced(mask=np.full(template.shape, int(MaskPlane.NO_DATA), np.int32))
     half = replace(template, image=template.image[:100], mask=template.mask[:100], variance=template.variance[:100])
-    flat = science.replaced(image=np.zeros(science.shape, np.float32))
     for ours, theirs, text in (
         (science, empty, "min_template_coverage"),
         (science, half, "warp the template"),
         (science.replaced(unit="electron"), template, "must be in nJy"),
-        (flat, template, "kernel needs at least 3"),
         (science.replaced(psf=None), template, "no PSF"),
-        (science.replaced(image=np.full(science.shape, np.nan, np.float32)), template, "kernel needs"),
+        (science.replaced(image=np.full(science.shape, np.nan, np.float32)), template, "no pixel is usable"),
     ):
         with pytest.raises(DataError, match=text):
             subtract(ours, theirs, config)
+
+
+def test_without_stars_the_psfs_tell_the_kernel() -> None:
+    few = Scene(size=320, stars=2, galaxies=0, transients=12, seed=11, snr=(30.0, 60.0), gradient=0.0)
+    pair = build(replace(few, offset=(0.0, 0.0)))
+    result = subtract(pair.science, pair.template, SubtractConfig())
+    assert result.metrics["kernelFallbackAnalytic"] == 0.0
+    assert result.metrics["nKernelStars"] == 0.0
+    index, found, row = matches(pair, result)
+    assert found.all()
+    ratio = result.sources["psfFlux"][row] / pair.flux[index]
+    assert np.median(ratio) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_psf_ratio_turns_one_psf_into_the_other() -> None:
+    sharp, broad = (PsfModel.gaussian(fwhm, size=31, width=400, height=300) for fwhm in (3.0, 4.0))
+    kernel = psf_ratio_kernel(broad, sharp, 12, (300, 400)).at(200, 150)[0]
+    made = signal.fftconvolve(sharp.stamps(0, 0)[0], kernel, "same")
+    np.testing.assert_allclose(made, broad.stamps(0, 0)[0], atol=0.01 * broad.stamps(0, 0).max())
+
+
+def test_control_sources_tell_of_noise_and_pedestals(subtracted: Any) -> None:
+    _, result = subtracted()
+    control = result.control
+    sky, faint = (control[control["kind"] == kind] for kind in ("sky", "faint"))
+    assert len(sky) == 100
+    assert np.abs(sky["psfFlux"] / sky["psfFluxErr"]).mean() == pytest.approx(np.sqrt(2 / np.pi), abs=0.2)
+    assert len(faint) > 0
+    assert ((np.abs(faint["snr"]) > 4.0) & (np.abs(faint["snr"]) < 5.0)).all()
+    assert result.metrics["skyPedestal"] < 0.4
+    assert result.metrics["starResidual"] < 0.1
+
+
+def test_a_bad_subtraction_has_a_name(subtracted: Any) -> None:
+    _, result = subtracted()
+    limits = SubtractConfig().limits
+    assert find_fault(result.metrics, limits) is None
+    for metric, value, outcome in (
+        ("scoreNoise", 2.0, "noisy_difference"),
+        ("starResidual", 0.4, "star_residuals"),
+        ("skyPedestal", 2.0, "pedestal"),
+        ("sourceDensity", 5000.0, "too_many_sources"),
+    ):
+        fault = find_fault({**result.metrics, metric: value}, limits)
+        assert fault is not None
+        assert fault.outcome == outcome
+        assert "[subtract.limits]" in fault.text
+    assert {"noisy_difference", "star_residuals", "pedestal", "too_many_sources"} == set(OUTCOMES)

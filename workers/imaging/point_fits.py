@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from workers.imaging.psf import KERNEL_REACH, shift_gradients
 
-__all__ = ["fit_amplitudes", "fit_positions", "shift_table", "shifted_gradients", "shifted_stamps"]
+__all__ = ["design_all", "fit_amplitudes", "fit_positions", "shift_table", "shifted_gradients", "shifted_stamps"]
 
 _Float = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def shifted_gradients(stamps: _Float, dx: _Float, dy: _Float, oversampling: int 
     """Return `shifted_stamps` and their derivatives by dx and dy, float64 (m, 3, size, size)."""
     size = (stamps.shape[1] - 1) // oversampling + 1
     out = np.empty((len(stamps), 3, size, size))
-    _design_all(np.ascontiguousarray(stamps), dx, dy, oversampling, shift_table(), out)
+    design_all(np.ascontiguousarray(stamps), dx, dy, oversampling, shift_table(), out)
     return out
 
 
@@ -242,7 +242,7 @@ def _design(
 
 
 @njit(cache=True, nogil=True)
-def _design_all(stamps: Any, dx: Any, dy: Any, fine: int, table: Any, out: Any) -> None:  # pragma: no cover - compiled
+def design_all(stamps: Any, dx: Any, dy: Any, fine: int, table: Any, out: Any) -> None:  # pragma: no cover - compiled
     """See `shifted_gradients`."""
     half, reach = out.shape[2] // 2, table.shape[2] // 2
     taps, rows = np.empty((2, 2, table.shape[2])), np.empty((2, out.shape[2], stamps.shape[1] + 2 * (reach + fine)))

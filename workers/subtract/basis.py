@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workers.imaging.psf import FWHM_PER_SIGMA
 
-__all__ = ["KernelBasis", "design_basis"]
+__all__ = ["KernelBasis", "design_basis", "tapered"]
 
 _Float = NDArray[np.float64]
 _Index = NDArray[np.intp]
@@ -73,7 +73,7 @@ def design_basis(fwhm_sharp: float, fwhm_broad: float, half_width: int) -> Kerne
     narrow = float(np.clip(0.6 * needed, _MIN_SIGMA, half_width / 6.0))
     sigmas = [narrow * step for step in _STEPS] + [max(_BROAD * half_width, 4.0 * narrow)]
     axis = np.arange(-half_width, half_width + 1) / half_width
-    taper = _tapered(axis * half_width / (half_width + 1))
+    taper = tapered(axis * half_width / (half_width + 1))
     profiles: list[_Float] = []
     rows: list[int] = []
     columns: list[int] = []
@@ -87,7 +87,7 @@ def design_basis(fwhm_sharp: float, fwhm_broad: float, half_width: int) -> Kerne
     return _balanced(np.array(profiles), np.array(rows), np.array(columns))
 
 
-def _tapered(axis: _Float) -> _Float:
+def tapered(axis: _Float) -> _Float:
     """Return 1 inside, and a squared cosine from `_TAPER` to zero at 1."""
     return np.asarray(np.cos(0.5 * np.pi * np.clip((np.abs(axis) - _TAPER) / (1.0 - _TAPER), 0.0, 1.0)) ** 2)
 

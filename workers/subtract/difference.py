@@ -18,6 +18,7 @@ from workers.subtract.decorrelate import noise_gains, whitening_kernels
 from workers.subtract.kernel import KernelFit, fit_kernel, stamp_grams
 from workers.subtract.kernel_stars import find_stars
 from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
+from workers.subtract.psf_ratio import psf_ratio_kernel
 from workers.subtract.residual_background import residual_background
 
 __all__ = ["Matched", "difference_image"]
@@ -71,6 +72,11 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
     _check_scale(fit.kernel, science)
     reach = kernel_reach(fit.kernel)
     planes = combine_masks(science, template, convolved_template=pair.template_convolved, reach=reach, fwhm=pair.fwhm)
+    if planes.excluded.all():
+        raise DataError(
+            f"exposure {science.info.label}: no pixel is usable in both science and template; "
+            "look at the masks, and at image and variance for values that are not finite"
+        )
     hidden = blocked[1] if pair.template_convolved else blocked[0]
     model, image, variances = _subtracted(pair, fit, planes, hidden)
     through = convolve(variances[1], _squared(fit.kernel))
@@ -110,14 +116,21 @@ def _fit(
     degree: int,
     half_width: int,
 ) -> KernelFit:
-    """Fit the kernel on stars found in the pair; `blocked` pixels of science and template."""
+    """Fit the kernel on stars found in the pair; `blocked` pixels of science and template.
+
+    Where they are too few, the PSFs alone tell it.
+    """
     half = int(np.clip(np.ceil(2.5 * fwhms[1]), 8, 15))
     science, template = (pair.target, pair.convolved) if pair.template_convolved else (pair.convolved, pair.target)
     x, y, _ = find_stars(science, template, blocked, half + half_width)
     basis = design_basis(*fwhms, half_width)
     planes = [(exposure.image, exposure.variance) for exposure in (pair.convolved, pair.target)]
     grams = stamp_grams(planes[0], planes[1], x, y, basis, half)
-    return fit_kernel(grams, basis, degree, science.shape)
+    try:
+        return fit_kernel(grams, basis, degree, science.shape)
+    except DataError:
+        kernel = psf_ratio_kernel(pair.target.need_psf(), pair.convolved.need_psf(), half_width, science.shape)
+        return KernelFit.without_stars(kernel)
 
 
 def _check_scale(kernel: VaryingKernel, science: Exposure) -> None:

@@ -37,6 +37,7 @@ _KEPT_WEIGHT = 0.3
 """Of the weakest direction's weight: what taking noise off must leave."""
 _MAX_CONDITION = 1e13  # of the diagonally scaled normal matrix; beyond it float64 holds no digit of the solution
 _RIDGE = 1e-12
+_LAST_RESORT = "kernelFallbackAnalytic"
 _MODEL_ERROR = 0.01  # of the flux in a pixel: keeps a few very bright stars from ruling the fit
 
 
@@ -95,6 +96,23 @@ class KernelFit:
     y: _Float
     fallbacks: Mapping[str, int]
     """Cause of each step down the ladder, with the degree that was given up."""
+
+    @classmethod
+    def without_stars(cls, kernel: VaryingKernel) -> KernelFit:
+        """Return a kernel that no star was fitted for, and no background."""
+        nothing = np.zeros(0)
+        level = VaryingKernel(np.zeros((1, 1, 1)), 0, kernel.shape)
+        return cls(
+            kernel=kernel,
+            background=level,
+            stars=0,
+            rejected=0,
+            chi2=float("nan"),
+            used=nothing.astype(bool),
+            x=nothing,
+            y=nothing,
+            fallbacks={_LAST_RESORT: 0},
+        )
 
 
 def stamp_grams(

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.imaging.exposure import Exposure, FloatImage
+from workers.imaging.exposure import Exposure
+from workers.imaging.extendedness import extendedness_of, spread_model
 from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.photometry import PhotometryFlag, aperture_fluxes, psf_centroids, psf_fluxes
 from workers.imaging.psf import FWHM_PER_SIGMA
 from workers.imaging.stamps import Stamps
 from workers.imaging.wcs import SkyWcs
-from workers.subtract.dipole import fit_dipole, peak_position
 from workers.subtract.flags import set_photometry_flags
 from workers.subtract.shapes import weighted_moments
 
 __all__ = [
     "APERTURE_RADIUS",
     "blank_rows",
-    "measure_dipoles",
+    "measure_extendedness",
     "measure_fluxes",
     "measure_positions",
     "measure_shapes",
@@ -32,6 +32,7 @@ _Bool = NDArray[np.bool_]
 _Rows = NDArray[Any]
 APERTURE_RADIUS = 12.0
 """Of apFlux, pixels: as the schema defines it."""
+_LEAST_SNR = 5.0
 
 
 def blank_rows(dtype: np.dtype[Any], count: int) -> _Rows:
@@ -95,6 +96,19 @@ def measure_fluxes(rows: _Rows, difference: Exposure, usable: _Bool, science: Ex
             set_photometry_flags(rows, "forced_PsfFlux", forced["flags"])
 
 
+def measure_extendedness(rows: _Rows, science: Exposure) -> None:
+    """Fill extendedness, of the source in the science image at the place: the probability of a galaxy.
+
+    NaN where nothing of S/N 5 is there, as for a source that is negative and alone.
+    """
+    seen = np.flatnonzero(rows["scienceFlux"] > _LEAST_SNR * rows["scienceFluxErr"])
+    x, y = rows["x"][seen].astype(float), rows["y"][seen].astype(float)
+    usable = usable_pixels(science.image, science.variance, science.mask)
+    rows["extendedness"][seen] = extendedness_of(
+        *spread_model(science.image, science.variance, usable, science.need_psf(), x, y)
+    )
+
+
 def measure_shapes(rows: _Rows, stamps: Stamps, fwhm: float, scale: float) -> None:
     """Fill the second moments of source and PSF, arcsec² along the pixel axes; `scale` in arcsec per pixel."""
     sigma = fwhm / FWHM_PER_SIGMA
@@ -110,41 +124,3 @@ def measure_shapes(rows: _Rows, stamps: Stamps, fwhm: float, scale: float) -> No
     rows["shape_flag_no_pixels"] = ~np.isfinite(stamps.difference).any(axis=(1, 2))
     rows["shape_flag_not_contained"] = ~np.isfinite(stamps.difference[:, middle, middle])
     rows["shape_flag"] = ~np.isfinite(source).all(axis=1)
-
-
-def measure_dipoles(
-    rows: _Rows,
-    index: _Index,
-    partner: tuple[_Index, _Index],
-    score: FloatImage,
-    difference: Exposure,
-    usable: _Bool,
-) -> None:
-    """Fill the dipole columns of ``rows[index]``, whose opposite lobes peak at the pixels `partner` (x, y).
-
-    A first method: lobes at the extrema of the score image, fluxes fitted together. Length in arcsec, angle in degrees
-    from north through east, from the negative to the positive lobe.
-    """
-    if len(index) == 0:
-        return
-    own = np.round(rows["x"][index]).astype(int), np.round(rows["y"][index]).astype(int)
-    lobe = np.column_stack(peak_position(score, *own)), np.column_stack(peak_position(score, *partner))
-    to_sky = _jacobians(difference.need_wcs(), lobe[0][:, 0], lobe[0][:, 1])
-    for k, i in enumerate(index):
-        first, second = tuple(lobe[0][k].tolist()), tuple(lobe[1][k].tolist())
-        plus, minus = (second, first) if rows["isNegative"][i] else (first, second)
-        rows["dipoleFitAttempted"][i] = True
-        fit = fit_dipole(difference, usable, plus, minus)
-        if fit is None:
-            continue
-        east, north = to_sky[k] @ (np.array(plus) - np.array(minus)) * 3600.0
-        cross = 2.0 * fit.covariance
-        total = fit.positiveErr**2 + fit.negativeErr**2
-        rows["dipoleMeanFlux"][i] = 0.5 * (fit.positive - fit.negative)
-        rows["dipoleMeanFluxErr"][i] = 0.5 * np.sqrt(max(total - cross, 0.0))
-        rows["dipoleFluxDiff"][i] = fit.positive + fit.negative
-        rows["dipoleFluxDiffErr"][i] = np.sqrt(max(total + cross, 0.0))
-        rows["dipoleLength"][i] = np.hypot(east, north)
-        rows["dipoleAngle"][i] = np.degrees(np.arctan2(east, north)) % 360.0
-        rows["dipoleChi2"][i], rows["dipoleNdata"][i] = fit.chi2, fit.nPixels
-        rows["isDipole"][i] = fit.is_dipole

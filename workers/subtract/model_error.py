@@ -21,7 +21,7 @@ __all__ = ["ModelErrors", "add_model_errors", "model_errors"]
 
 _Float = NDArray[np.float64]
 
-LEAST_SHARE, MOST_SHARE = 0.003, 0.05
+LEAST_SHARE, MOST_SHARE = 0.001, 0.05
 MOST_SHIFT = 0.5
 """Pixels."""
 FEWEST = 8
@@ -39,13 +39,13 @@ class ModelErrors:
 
 
 def model_errors(
-    difference: FloatImage, variance: FloatImage, model: FloatImage, x: _Float, y: _Float, half: int
+    difference: FloatImage, variance: FloatImage, model: FloatImage, stars: _Float, half: int
 ) -> ModelErrors:
     """Return what is left of stars, by the `model` that was subtracted.
 
-    Robust scatter over the stars at (x, y), pixels, within `half` pixels of each, less what noise alone gives.
+    Robust scatter over the `stars` (n, 2), pixels (x, y), within `half` pixels of each, less what noise alone gives.
     """
-    column, row = np.round(x).astype(int), np.round(y).astype(int)
+    column, row = np.round(stars).astype(int).T
     reach, (height, width) = half + 1, difference.shape
     inside = (column >= reach) & (row >= reach) & (column < width - reach) & (row < height - reach)
     if np.count_nonzero(inside) < FEWEST:
@@ -57,8 +57,9 @@ def model_errors(
     left, noise = difference[at][core].astype(float), variance[at][core].astype(float)
     slopes = 0.5 * (light[:, 1:-1, 2:] - light[:, 1:-1, :-2]), 0.5 * (light[:, 2:, 1:-1] - light[:, :-2, 1:-1])
     share = _excess(left, noise, light[core])
-    shift = np.hypot(*(_excess(left, noise, slope) for slope in slopes)) / np.sqrt(2.0)
-    return ModelErrors(float(np.clip(share, LEAST_SHARE, MOST_SHARE)), float(min(shift, MOST_SHIFT)))
+    along, up = (_excess(left, noise, slope) for slope in slopes)
+    shift = float(np.hypot(along, up)) / 2.0**0.5
+    return ModelErrors(float(np.clip(share, LEAST_SHARE, MOST_SHARE)), min(shift, MOST_SHIFT))
 
 
 def add_model_errors(noise: FloatImage, light: FloatImage, errors: ModelErrors) -> None:

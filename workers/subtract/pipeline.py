@@ -15,22 +15,26 @@ from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.identity import dia_source_ids
 from workers.imaging.masks import MaskPlane
 from workers.imaging.stamps import Stamps, cut
+from workers.subtract.control import FAINTEST, control_sources, sky_metrics, star_residual
 from workers.subtract.convolve import grow
 from workers.subtract.detect import detect_peaks, one_per_region
 from workers.subtract.difference import Matched, difference_image
 from workers.subtract.dipole import pair_lobes
+from workers.subtract.dipoles import dipole_candidates, measure_dipoles, redundant_lobes
 from workers.subtract.flags import is_droppable, set_pixel_flags
+from workers.subtract.glints import flag_glints
 from workers.subtract.masking import blocked_pixels
 from workers.subtract.matched_filter import robust_std, score_image
 from workers.subtract.measure import (
     blank_rows,
-    measure_dipoles,
+    measure_extendedness,
     measure_fluxes,
     measure_positions,
     measure_shapes,
 )
-from workers.subtract.model_error import model_errors
+from workers.subtract.model_error import ModelErrors, model_errors
 from workers.subtract.runs import Runs, find_runs
+from workers.subtract.trails import measure_trails
 from workers.survey.config import SubtractConfig
 
 __all__ = ["Subtraction", "subtract", "template_coverage"]
@@ -38,7 +42,10 @@ __all__ = ["Subtraction", "subtract", "template_coverage"]
 _Bool = NDArray[np.bool_]
 _Index = NDArray[np.intp]
 _Rows = NDArray[Any]
-_DIPOLE_FWHM = 1.5
+_DIPOLE_FWHM = 2.0
+"""Within which peaks of opposite sign may be one dipole."""
+_REGISTRATION = 0.05
+"""Pixels along an axis, at the least: what a star may be off that is no dipole."""
 _CLEAR_FWHM = 2.0
 """Distance from any source of the pixels that tell the noise of the score, in units of the PSF's FWHM."""
 _NEW_SIGMA = 4.0
@@ -54,6 +61,8 @@ class Subtraction:
     """nJy, whitened; `variance` gives PSF fluxes their true errors; `psf` of unit sum; metrics as below."""
     sources: _Rows
     """diaSource rows ordered by (y, x); timeProcessedMjdTai is 0, the worker fills it."""
+    control: _Rows
+    """Rows of `CONTROL_DTYPE`: sky sources and sources below the threshold."""
     stamps: Stamps
     """One set per source, in the same order; the template is the warped, not the convolved one."""
     metrics: Mapping[str, float]
@@ -65,7 +74,7 @@ class _Found:
 
     peaks: _Rows
     partner: _Rows
-    """Opposite lobe of each peak; score 0 where there is none."""
+    """Nearest strong peak of the other sign; score 0 where there is none."""
     suppressed: int
 
 
@@ -82,29 +91,39 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     """
     coverage = _checked_coverage(science, template, config)
     matched = difference_image(science, template, config.kernel_degree, config.kernel_half_width)
-    difference, score, noise = _scored(matched)
+    difference, score, noise, errors = _scored(matched)
     psf = difference.need_psf()
     height, width = difference.shape
     fwhm = psf.fwhm(width / 2, height / 2)
     footprints = find_runs(score, config.threshold), find_runs(score, config.threshold, -1.0)
     found = _find(score, footprints, matched, difference, config.threshold, fwhm)
-    rows, kept = _measured(found, score, matched, difference, (science, template), fwhm)
+    rows, kept = _measured(found, score, matched, difference, (science, template), fwhm, errors)
     difference = _with_detections(difference, footprints)
     stamps = _stamps(difference, science, template, rows, config.stamp_size)
     measure_shapes(rows, stamps, fwhm, difference.need_wcs().pixel_scale(width / 2, height / 2))
     set_pixel_flags(rows, stamps.differenceMask, fwhm)
+    rows["glint_trail"] = flag_glints(rows, difference.shape)
+    measure_extendedness(rows, science)
+    control, judged = _controlled(difference, score, matched, footprints, config.threshold, fwhm)
     metrics = {
         **matched.metrics,
+        **judged,
+        "sourceDensity": 1e6 * len(rows) / max(difference.image.size, 1),
         "templateCoverage": coverage,
-        **noise,
+        "scoreNoise": noise,
+        "modelError": errors.share,
+        "registrationError": errors.shift,
         "psfLimit": _psf_limit(difference, matched.planes.excluded),
         "nPositive": float(np.count_nonzero(~rows["isNegative"])),
         "nNegative": float(np.count_nonzero(rows["isNegative"])),
+        "nTrails": float(np.count_nonzero(np.isfinite(rows["trailLength"]))),
+        "nGlints": float(np.count_nonzero(rows["glint_trail"])),
         "nDipoles": float(np.count_nonzero(rows["isDipole"])),
         "nDropped": float(len(found.peaks) - kept),
         "nSuppressed": float(found.suppressed),
     }
-    return Subtraction(difference.with_metrics(**metrics), rows, stamps, metrics)
+    metrics = {name: value for name, value in metrics.items() if np.isfinite(value)}
+    return Subtraction(difference.with_metrics(**metrics), rows, control, stamps, metrics)
 
 
 def _checked_coverage(science: Exposure, template: Exposure, config: SubtractConfig) -> float:
@@ -129,8 +148,8 @@ def _checked_coverage(science: Exposure, template: Exposure, config: SubtractCon
     return coverage
 
 
-def _scored(matched: Matched) -> tuple[Exposure, FloatImage, dict[str, float]]:
-    """Return the difference, its score image, and metrics: the robust noise of the score off sources, model errors.
+def _scored(matched: Matched) -> tuple[Exposure, FloatImage, float, ModelErrors]:
+    """Return the difference, its score image, the robust noise of the score off sources, and the model's errors.
 
     Where that noise exceeds 1 (pixels correlated by earlier resampling, an optimistic variance plane) the variance is
     scaled so that scores and errors mean what they say; it is never scaled down.
@@ -138,14 +157,14 @@ def _scored(matched: Matched) -> tuple[Exposure, FloatImage, dict[str, float]]:
     difference, model, excluded = matched.exposure, matched.model, matched.planes.excluded
     psf = difference.need_psf()
     fwhm = psf.fwhm(difference.shape[1] / 2, difference.shape[0] / 2)
-    errors = model_errors(difference.image, difference.variance, model, *matched.stars.T, half=int(np.ceil(fwhm)))
+    errors = model_errors(difference.image, difference.variance, model, matched.stars, int(np.ceil(fwhm)))
     score = score_image(difference.image, difference.variance, excluded, psf, model=(model, errors))
     noise = _sky_noise(score, matched, fwhm)
     factor = max(noise, 1.0) if np.isfinite(noise) else 1.0
     if factor > 1.0:
         difference = difference.replaced(variance=difference.variance * np.float32(factor**2))
         score *= np.float32(1.0 / factor)
-    return difference, score, {"scoreNoise": noise, "modelError": errors.share, "registrationError": errors.shift}
+    return difference, score, noise, errors
 
 
 def _sky_noise(score: FloatImage, matched: Matched, fwhm: float) -> float:
@@ -167,7 +186,7 @@ def _find(
     threshold: float,
     fwhm: float,
 ) -> _Found:
-    """Return the peaks ordered by (y, x), with dipole lobes joined and one source at most per saturated halo."""
+    """Return the peaks ordered by (y, x), lobes of possible dipoles paired, one source at most per saturated halo."""
     height, width = score.shape
     psf = difference.need_psf().stamps(width / 2, height / 2)[0]
     peaks = detect_peaks(score, footprints, threshold, psf, fwhm)
@@ -175,10 +194,7 @@ def _find(
     kept = peaks[alone]
     stronger, weaker = pair_lobes(kept, _DIPOLE_FWHM * fwhm)
     partner = np.zeros(len(kept), kept.dtype)
-    partner[stronger] = kept[weaker]
-    single = np.ones(len(kept), bool)
-    single[weaker] = False
-    kept, partner = kept[single], partner[single]
+    partner[stronger], partner[weaker] = kept[weaker], kept[stronger]
     order = np.lexsort((kept["x"], kept["y"]))
     return _Found(kept[order], partner[order], int(np.count_nonzero(~alone)))
 
@@ -190,6 +206,7 @@ def _measured(
     difference: Exposure,
     pair: tuple[Exposure, Exposure],
     fwhm: float,
+    errors: ModelErrors,
 ) -> tuple[_Rows, int]:
     """Return measured rows ordered by (y, x), those without a usable centre left out, and their number."""
     info, peaks = difference.info, found.peaks
@@ -203,13 +220,33 @@ def _measured(
     order = np.lexsort((rows["x"], rows["y"]))
     rows, partner = rows[order], partner[order]
     measure_fluxes(rows, difference, usable, *pair)
-    index = np.flatnonzero(partner["score"])
-    measure_dipoles(rows, index, (partner["x"][index], partner["y"][index]), score, difference, usable)
+    candidates = dipole_candidates(rows, partner, score, fwhm)
+    measure_dipoles(rows, candidates, difference, *pair, usable, registration=max(_REGISTRATION, errors.shift))
+    rows = rows[~redundant_lobes(rows, fwhm)]
+    rows = rows[~measure_trails(rows, difference, usable)]  # of a long trail's peaks the strongest stays
     rows["diaSourceId"] = dia_source_ids(info.visit, info.detector, len(rows))
     rows["visit"], rows["detector"], rows["band"] = info.visit, info.detector, info.band
     rows["midpointMjdTai"], rows["exposureTime"] = info.midpointMjdTai, info.exposureTime
     rows["timeProcessedMjdTai"] = 0.0
     return rows, len(rows)
+
+
+def _controlled(
+    difference: Exposure,
+    score: FloatImage,
+    matched: Matched,
+    footprints: tuple[Runs, Runs],
+    threshold: float,
+    fwhm: float,
+) -> tuple[_Rows, dict[str, float]]:
+    """Return the control sources and what they and the stars say of the subtraction."""
+    usable = ~matched.planes.excluded & (difference.variance > 0.0)
+    typical = np.sqrt(np.median(difference.variance[::16, ::16]))
+    busy = grow((np.abs(score) > FAINTEST) | (matched.model > 3.0 * typical), 2.0 * fwhm) | matched.planes.halo
+    control = control_sources(difference, score, usable, busy, threshold, fwhm)
+    planes = difference.image, difference.variance, matched.model
+    left = star_residual(*planes, matched.stars, int(np.ceil(fwhm)))
+    return control, {**sky_metrics(control, int(np.count_nonzero(usable))), "starResidual": left}
 
 
 def _with_detections(difference: Exposure, footprints: tuple[Runs, Runs]) -> Exposure:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workers.imaging.exposure import Exposure
 from workers.items import CalexpItem, SourcesItem, TemplateRecord, ended_item
+from workers.subtract.limits import find_fault
 from workers.subtract.pipeline import Subtraction, subtract
 from workers.survey.config import Survey
 from workers.templates.pipeline import TemplateMatch, template_for
@@ -17,7 +18,7 @@ __all__ = ["SubtractStage"]
 
 @dataclass
 class SubtractStage:
-    """Calibrated exposure in, difference-image sources with stamps out; or the outcome ``no_template``."""
+    """Calibrated exposure in, difference-image sources with stamps out; or ``no_template``, or a limit not kept."""
 
     survey: Survey
     store: TemplateStore
@@ -46,12 +47,18 @@ class SubtractStage:
 
     def finished(self, item: CalexpItem, found: tuple[TemplateMatch, Subtraction] | None) -> SourcesItem:
         """Return the item that says how the exposure ended."""
-        begun = ended_item(item.exposure, item, "no_template")
-        return begun if found is None else _filled(begun, *found)
+        if found is None:
+            return ended_item(item.exposure, item, "no_template")
+        fault = find_fault(found[1].metrics, self.survey.config.subtract.limits)
+        if fault is None:
+            return _filled(ended_item(item.exposure, item, "ok"), *found)
+        metrics = {**item.exposure.metrics, **found[1].metrics}
+        ended = ended_item(item.exposure.replaced(metrics=metrics), item, fault.outcome, failure=fault.text)
+        return replace(ended, template=_template(found[0]), psfLimit=float(metrics["psfLimit"]))
 
 
-def _filled(item: SourcesItem, match: TemplateMatch, result: Subtraction) -> SourcesItem:
-    template = TemplateRecord(
+def _template(match: TemplateMatch) -> TemplateRecord:
+    return TemplateRecord(
         templateId=match.templateId,
         firstEpochMjdTai=match.firstEpochMjdTai,
         lastEpochMjdTai=match.lastEpochMjdTai,
@@ -59,11 +66,13 @@ def _filled(item: SourcesItem, match: TemplateMatch, result: Subtraction) -> Sou
         depth=match.depth,
         coverage=match.coverage,
     )
+
+
+def _filled(item: SourcesItem, match: TemplateMatch, result: Subtraction) -> SourcesItem:
     values = {
-        "outcome": "ok",
         "sources": result.sources,
         "stamps": result.stamps,
-        "template": template,
+        "template": _template(match),
         "metrics": {**item.metrics, **result.metrics},
         "psfLimit": float(result.metrics["psfLimit"]),
     }

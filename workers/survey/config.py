@@ -84,6 +84,15 @@ class CalibrateConfig(_Model):
     )
 
 
+class SubtractLimitsConfig(_Model):
+    """Subtractions beyond these limits end without alerts, with an outcome that names the cause; absent: no limit."""
+
+    max_score_noise: float | None = Field(1.5, gt=0, description="scatter of the score on empty sky; 1 is right")
+    max_star_residual: float | None = Field(0.2, gt=0, description="what is left of the typical star, relative")
+    max_sky_pedestal: float | None = Field(0.75, gt=0, description="mean S/N at 100 empty places; their error is 0.1")
+    max_source_density: float | None = Field(400.0, gt=0, description="sources per million pixels")
+
+
 class SubtractConfig(_Model):
     """Image subtraction and detection."""
 
@@ -92,6 +101,7 @@ class SubtractConfig(_Model):
     kernel_half_width: int = Field(15, ge=3, le=25, description="pixels; wings of bright stars beyond it remain")
     min_template_coverage: float = Field(0.2, ge=0, le=1)
     stamp_size: int = Field(31, ge=15, le=101, description="pixels, odd; of the cutouts")
+    limits: SubtractLimitsConfig = SubtractLimitsConfig()
 
 
 class ScoreConfig(_Model):

@@ -20,7 +20,7 @@ def load_toml(path: Path, model: type[Model]) -> Model:
     """Return `model` filled from the TOML file at `path`; raises ConfigurationError."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigurationError(f"{path} does not exist; make one with `skydelta init {path.parent}`") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid TOML: {error}") from error
