@@ -107,7 +107,11 @@ def open_worker(survey: Survey, role: Role, topics: Topics) -> tuple[str, Worker
         from workers.archive.worker import ArchiveWorker
 
         return group, ArchiveWorker(open_archive(survey, role.prefix), topics)
-    worker = PixelWorker(open_stages(survey, role.stages.split("+")), topics, blobs, mjd_tai_now)
+    stages = open_stages(survey, role.stages.split("+"))
+    from workers.warm import warm_up
+
+    warm_up(max(detector.width * detector.height for detector in survey.camera.detectors))
+    worker = PixelWorker(stages, topics, blobs, mjd_tai_now)
     return group, worker
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.photometry import psf_fluxes
 from workers.subtract.detect import local_maxima
+from workers.subtract.quiet import QuietSky
 from workers.subtract.runs import find_runs
 
 __all__ = ["CONTROL_DTYPE", "control_sources", "sky_metrics", "star_residual"]
@@ -27,15 +28,15 @@ _TRIES = 20
 
 
 def control_sources(
-    difference: Exposure, score: FloatImage, usable: _Bool, busy: _Bool, threshold: float, radius: float
+    difference: Exposure, score: FloatImage, usable: _Bool, sky: QuietSky, threshold: float, radius: float
 ) -> _Rows:
     """Return rows of `CONTROL_DTYPE`: sky sources first, then faint ones of both signs, ordered by (y, x).
 
-    Sky sources lie on `usable` pixels that are not `busy` (sources, and halos); their places depend on visit and
-    detector alone. Peaks within `radius` pixels of a detection are its own.
+    Sky sources lie on `usable` pixels of the quiet `sky`; which are tried depends on visit and detector alone. Peaks
+    within `radius` pixels of a detection are its own.
     """
-    x, y = _empty_places(difference, usable & ~busy)
-    sky = _measured("sky", difference, score, usable, x, y)
+    x, y = _empty_places(difference, usable, sky)
+    empty = _measured("sky", difference, score, usable, x, y)
     peaks = []
     for sign in (1.0, -1.0):
         at = np.column_stack(local_maxima(score, find_runs(score, FAINTEST, sign), sign))
@@ -43,7 +44,7 @@ def control_sources(
     faint = np.concatenate(peaks)
     faint = faint[~_near_detections(score, threshold, faint, radius)]
     faint = faint[np.lexsort((faint[:, 0], faint[:, 1]))]
-    return np.concatenate([sky, _measured("faint", difference, score, usable, faint[:, 0], faint[:, 1])])
+    return np.concatenate([empty, _measured("faint", difference, score, usable, faint[:, 0], faint[:, 1])])
 
 
 def sky_metrics(control: _Rows, pixels: int) -> dict[str, float]:
@@ -77,11 +78,11 @@ def star_residual(difference: FloatImage, variance: FloatImage, model: FloatImag
     return float(np.median(np.sqrt(np.maximum(left.sum(axis=(1, 2)), 0.0) / np.maximum(whole, 1e-300))))
 
 
-def _empty_places(difference: Exposure, free: _Bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _empty_places(difference: Exposure, usable: _Bool, sky: QuietSky) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pixels of sky sources, fewer than wanted where little is free."""
     rng = np.random.default_rng([difference.info.visit, difference.info.detector])
-    x, y = (rng.integers(0, size, _TRIES * SKY_SOURCES) for size in free.shape[::-1])
-    good = np.flatnonzero(free[y, x])[:SKY_SOURCES]
+    x, y = (rng.integers(0, size, _TRIES * SKY_SOURCES) for size in usable.shape[::-1])
+    good = np.flatnonzero(sky.holds(x, y) & usable[y, x])[:SKY_SOURCES]
     return x[good], y[good]
 
 

@@ -121,10 +121,8 @@ def _without_data(exposure: Exposure, mask: MaskImage) -> MaskImage:
 def _renamed(mask: MaskImage) -> MaskImage:
     """Return a template's mask by the names its planes have in the difference."""
     renamed = np.zeros(mask.shape, np.int32)
-    there = int(np.bitwise_or.reduce(mask, axis=None)) if mask.size else 0
-    for plane, name in _TEMPLATE_PLANES.items():
-        if there & int(plane):
-            np.bitwise_or(renamed, np.int32(name), out=renamed, where=(mask & np.int32(plane)) != 0)
+    pairs = np.array([(int(plane), int(name)) for plane, name in _TEMPLATE_PLANES.items()], np.int32)
+    _rename(np.ascontiguousarray(mask).ravel(), pairs, renamed.ravel())
     return renamed
 
 
@@ -153,6 +151,16 @@ def _fill(image: Any, blocked: Any, near: Any, profile: Any, clean: Any) -> None
                         weight += share
             if weight > _LEAST_WEIGHT:
                 clean[y, x] = total / weight
+
+
+@njit(cache=True, nogil=True)
+def _rename(mask: Any, pairs: Any, renamed: Any) -> None:  # pragma: no cover - compiled
+    """Most pixels have no plane."""
+    for index in range(mask.size):
+        if mask[index] != 0:
+            for k in range(pairs.shape[0]):
+                if mask[index] & pairs[k, 0] != 0:
+                    renamed[index] |= pairs[k, 1]
 
 
 @njit(cache=True, nogil=True)

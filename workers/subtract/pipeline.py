@@ -16,7 +16,6 @@ from workers.imaging.identity import dia_source_ids
 from workers.imaging.masks import MaskPlane
 from workers.imaging.stamps import Stamps, cut
 from workers.subtract.control import FAINTEST, control_sources, sky_metrics, star_residual
-from workers.subtract.convolve import grow
 from workers.subtract.detect import detect_peaks, one_per_region
 from workers.subtract.difference import Matched, difference_image
 from workers.subtract.dipole import pair_lobes
@@ -33,6 +32,7 @@ from workers.subtract.measure import (
     measure_shapes,
 )
 from workers.subtract.model_error import ModelErrors, model_errors
+from workers.subtract.quiet import QuietSky, quiet_sky
 from workers.subtract.runs import Runs, find_runs
 from workers.subtract.trails import measure_trails
 from workers.survey.config import SubtractConfig
@@ -46,10 +46,10 @@ _DIPOLE_FWHM = 2.0
 """Within which peaks of opposite sign may be one dipole."""
 _REGISTRATION = 0.05
 """Pixels along an axis, at the least: what a star may be off that is no dipole."""
+_CLEAR_SIGMA = 2.0
+"""Of the model per pixel: light that isn't sky."""
 _CLEAR_FWHM = 2.0
 """Distance from any source of the pixels that tell the noise of the score, in units of the PSF's FWHM."""
-_NEW_SIGMA = 4.0
-"""Of the score: what may be a source of the difference, and no noise."""
 _LIMIT_SIGMA = 5.0
 
 
@@ -66,6 +66,20 @@ class Subtraction:
     stamps: Stamps
     """One set per source, in the same order; the template is the warped, not the convolved one."""
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The difference with the errors it shows, and its score."""
+
+    difference: Exposure
+    score: FloatImage
+    noise: float
+    """Of the score on empty sky, before the variance was scaled by it."""
+    errors: ModelErrors
+    sky: QuietSky
+    fwhm: float
+    """Of the difference's PSF in the middle, pixels."""
 
 
 @dataclass(frozen=True)
@@ -91,28 +105,27 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     """
     coverage = _checked_coverage(science, template, config)
     matched = difference_image(science, template, config.kernel_degree, config.kernel_half_width)
-    difference, score, noise, errors = _scored(matched)
-    psf = difference.need_psf()
+    scored = _scored(matched)
+    difference, score, fwhm = scored.difference, scored.score, scored.fwhm
     height, width = difference.shape
-    fwhm = psf.fwhm(width / 2, height / 2)
     footprints = find_runs(score, config.threshold), find_runs(score, config.threshold, -1.0)
     found = _find(score, footprints, matched, difference, config.threshold, fwhm)
-    rows, kept = _measured(found, score, matched, difference, (science, template), fwhm, errors)
+    rows, kept = _measured(found, score, matched, difference, (science, template), fwhm, scored.errors)
     difference = _with_detections(difference, footprints)
     stamps = _stamps(difference, science, template, rows, config.stamp_size)
     measure_shapes(rows, stamps, fwhm, difference.need_wcs().pixel_scale(width / 2, height / 2))
     set_pixel_flags(rows, stamps.differenceMask, fwhm)
     rows["glint_trail"] = flag_glints(rows, difference.shape)
     measure_extendedness(rows, science)
-    control, judged = _controlled(difference, score, matched, footprints, config.threshold, fwhm)
+    control, judged = _controlled(scored, matched, config.threshold)
     metrics = {
         **matched.metrics,
         **judged,
         "sourceDensity": 1e6 * len(rows) / max(difference.image.size, 1),
         "templateCoverage": coverage,
-        "scoreNoise": noise,
-        "modelError": errors.share,
-        "registrationError": errors.shift,
+        "scoreNoise": scored.noise,
+        "modelError": scored.errors.share,
+        "registrationError": scored.errors.shift,
         "psfLimit": _psf_limit(difference, matched.planes.excluded),
         "nPositive": float(np.count_nonzero(~rows["isNegative"])),
         "nNegative": float(np.count_nonzero(rows["isNegative"])),
@@ -148,34 +161,33 @@ def _checked_coverage(science: Exposure, template: Exposure, config: SubtractCon
     return coverage
 
 
-def _scored(matched: Matched) -> tuple[Exposure, FloatImage, float, ModelErrors]:
-    """Return the difference, its score image, the robust noise of the score off sources, and the model's errors.
+def _scored(matched: Matched) -> _Scored:
+    """Return the difference, its score image, the robust noise of the score on empty sky, and the model's errors.
 
     Where that noise exceeds 1 (pixels correlated by earlier resampling, an optimistic variance plane) the variance is
     scaled so that scores and errors mean what they say; it is never scaled down.
     """
-    difference, model, excluded = matched.exposure, matched.model, matched.planes.excluded
+    difference, model, planes = matched.exposure, matched.model, matched.planes
     psf = difference.need_psf()
     fwhm = psf.fwhm(difference.shape[1] / 2, difference.shape[0] / 2)
     errors = model_errors(difference.image, difference.variance, model, matched.stars, int(np.ceil(fwhm)))
-    score = score_image(difference.image, difference.variance, excluded, psf, model=(model, errors))
-    noise = _sky_noise(score, matched, fwhm)
+    score = score_image(difference.image, difference.variance, planes.excluded, psf, model=(model, errors))
+    typical = np.sqrt(np.median(difference.variance[::4, ::4][~planes.excluded[::4, ::4]]))
+    sky = quiet_sky(
+        score,
+        model,
+        planes.excluded | planes.halo,
+        new=FAINTEST,
+        light=_CLEAR_SIGMA * float(typical),
+        reach=_CLEAR_FWHM * fwhm,
+    )
+    sample = sky.sample(score)
+    noise = robust_std(sample if len(sample) else score[~planes.excluded][::16])
     factor = max(noise, 1.0) if np.isfinite(noise) else 1.0
     if factor > 1.0:
         difference = difference.replaced(variance=difference.variance * np.float32(factor**2))
         score *= np.float32(1.0 / factor)
-    return difference, score, noise, errors
-
-
-def _sky_noise(score: FloatImage, matched: Matched, fwhm: float) -> float:
-    """Return the robust scatter of the score far from sources of the template and from what is new."""
-    planes = matched.planes
-    typical = np.sqrt(np.median(matched.exposure.variance[::4, ::4][~planes.excluded[::4, ::4]]))
-    away = np.ceil(_CLEAR_FWHM * fwhm)
-    sky = ~(grow(matched.model > 2.0 * typical, away) | planes.excluded | planes.halo)
-    sky &= ~grow(np.abs(score) > _NEW_SIGMA, away)
-    sample = score[sky] if sky.any() else score[~planes.excluded]
-    return robust_std(sample[:: max(len(sample) // 500_000, 1)])
+    return _Scored(difference, score, noise, errors, sky, fwhm)
 
 
 def _find(
@@ -231,21 +243,13 @@ def _measured(
     return rows, len(rows)
 
 
-def _controlled(
-    difference: Exposure,
-    score: FloatImage,
-    matched: Matched,
-    footprints: tuple[Runs, Runs],
-    threshold: float,
-    fwhm: float,
-) -> tuple[_Rows, dict[str, float]]:
+def _controlled(scored: _Scored, matched: Matched, threshold: float) -> tuple[_Rows, dict[str, float]]:
     """Return the control sources and what they and the stars say of the subtraction."""
+    difference = scored.difference
     usable = ~matched.planes.excluded & (difference.variance > 0.0)
-    typical = np.sqrt(np.median(difference.variance[::16, ::16]))
-    busy = grow((np.abs(score) > FAINTEST) | (matched.model > 3.0 * typical), 2.0 * fwhm) | matched.planes.halo
-    control = control_sources(difference, score, usable, busy, threshold, fwhm)
+    control = control_sources(difference, scored.score, usable, scored.sky, threshold, scored.fwhm)
     planes = difference.image, difference.variance, matched.model
-    left = star_residual(*planes, matched.stars, int(np.ceil(fwhm)))
+    left = star_residual(*planes, matched.stars, int(np.ceil(scored.fwhm)))
     return control, {**sky_metrics(control, int(np.count_nonzero(usable))), "starResidual": left}
 
 
