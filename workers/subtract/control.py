@@ -25,6 +25,8 @@ SKY_SOURCES = 100
 FAINTEST = 4.0
 """Sigma, of faint sources; to the threshold of detection."""
 _TRIES = 20
+_STAR_SNR, _FEWEST_STARS = 30.0, 5
+"""Of stars that tell whether they are gone."""
 
 
 def control_sources(
@@ -64,7 +66,7 @@ def sky_metrics(control: _Rows, pixels: int) -> dict[str, float]:
 def star_residual(difference: FloatImage, variance: FloatImage, model: FloatImage, stars: _Float, half: int) -> float:
     """Return the median over `stars` (n, 2), pixels (x, y), of the amplitude left beyond the noise over the star's own.
 
-    Root sums of squares within `half` pixels; NaN without stars.
+    Root sums of squares within `half` pixels, of the stars bright enough to tell; NaN where they are few.
     """
     column, row = np.round(stars).astype(int).T
     inside = (column >= half) & (row >= half)
@@ -74,8 +76,12 @@ def star_residual(difference: FloatImage, variance: FloatImage, model: FloatImag
     offset = np.arange(-half, half + 1)
     at = row[inside, None, None] + offset[None, :, None], column[inside, None, None] + offset[None, None, :]
     left = np.square(difference[at].astype(float)) - variance[at]
-    whole = np.square(model[at].astype(float)).sum(axis=(1, 2))
-    return float(np.median(np.sqrt(np.maximum(left.sum(axis=(1, 2)), 0.0) / np.maximum(whole, 1e-300))))
+    light = np.square(model[at].astype(float))
+    whole = np.maximum(light.sum(axis=(1, 2)), 1e-300)
+    bright = whole > _STAR_SNR * np.sqrt((light * variance[at]).sum(axis=(1, 2)))
+    if np.count_nonzero(bright) < _FEWEST_STARS:
+        return float("nan")
+    return float(np.median(np.sqrt(np.maximum(left.sum(axis=(1, 2)), 0.0) / whole)[bright]))
 
 
 def _empty_places(difference: Exposure, usable: _Bool, sky: QuietSky) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

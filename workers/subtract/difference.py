@@ -16,7 +16,7 @@ from workers.subtract.basis import design_basis
 from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
 from workers.subtract.decorrelate import noise_gains, whitening_kernels
 from workers.subtract.kernel import KernelFit, fit_kernel, stamp_grams
-from workers.subtract.kernel_stars import find_stars
+from workers.subtract.kernel_stars import ENOUGH_STARS, find_stars
 from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
 from workers.subtract.psf_ratio import psf_ratio_kernel
 from workers.subtract.residual_background import residual_background
@@ -28,6 +28,8 @@ _NEARLY_EQUAL = 1.03
 """Template over science FWHM up to which the template is still the one convolved."""
 _SCALE_RANGE = (0.2, 5.0)
 """Of the kernel's sum: wide enough for nominal zero points."""
+_NARROWER = (10, 7)
+"""Half widths of the kernel that are tried where too few stars carry the one wanted."""
 _VARIANCE_LOSS = 1e-3
 """Of the sum of K^4, outside the pixels through which variance is spread."""
 _WHITENING_LOSS = 1e-6
@@ -123,6 +125,12 @@ def _fit(
     half = int(np.clip(np.ceil(2.5 * fwhms[1]), 8, 15))
     science, template = (pair.target, pair.convolved) if pair.template_convolved else (pair.convolved, pair.target)
     x, y, _ = find_stars(science, template, blocked, half + half_width)
+    for narrower in _NARROWER:  # a small or crowded field has few stars with so much free space round them
+        if len(x) >= ENOUGH_STARS or narrower >= half_width:
+            continue
+        more = find_stars(science, template, blocked, half + narrower)
+        if len(more[0]) > len(x):
+            (x, y, _), half_width = more, narrower
     basis = design_basis(*fwhms, half_width)
     planes = [(exposure.image, exposure.variance) for exposure in (pair.convolved, pair.target)]
     grams = stamp_grams(planes[0], planes[1], x, y, basis, half)

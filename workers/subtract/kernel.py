@@ -21,7 +21,7 @@ __all__ = ["MIN_STARS", "KernelFit", "StampGrams", "fit_kernel", "stamp_grams"]
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
 MIN_STARS = 3
-_STARS_PER_TERM = 3
+_STARS_PER_TERM = 5
 _RESERVED, _FEWEST_RESERVED = 5, 6
 """One star of so many tells the degree, where there are enough of them."""
 _CLIP_ROUNDS = 4

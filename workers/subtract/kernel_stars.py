@@ -14,15 +14,15 @@ from workers.subtract.detect import local_maxima
 from workers.subtract.matched_filter import score_image
 from workers.subtract.runs import find_runs
 
-__all__ = ["choose_stars", "find_stars"]
+__all__ = ["ENOUGH_STARS", "choose_stars", "find_stars"]
 
 _Float = NDArray[np.float64]
 _Index = NDArray[np.intp]
 _Bool = NDArray[np.bool_]
 _MIN_SNR = 20.0
 _FAINT_SNR = 8.0
-"""Where fewer than `_ENOUGH` stars reach `_MIN_SNR`."""
-_ENOUGH = 12
+"""Where fewer than `ENOUGH_STARS` stars reach `_MIN_SNR`."""
+ENOUGH_STARS = 12
 _PIXEL_SNR = 5.0
 """Of a single pixel: what a star of S/N 20 has at a seeing of 4 pixels."""
 _TRIED = 1000
@@ -42,12 +42,12 @@ def find_stars(
     either = blocked[0] | blocked[1]
     x, y = _bright_pixels(science, blocked[0])
     found = _qualified(science, template, blocked, x, y, either, half, _MIN_SNR)
-    if len(found[0]) < _ENOUGH:  # few stars, or faint ones: worth a filtered image
+    if len(found[0]) < ENOUGH_STARS:  # few stars, or faint ones: worth a filtered image
         score = _filtered(science, blocked[0])
         x, y = local_maxima(score, find_runs(score, _FAINT_SNR))
         for least in (_MIN_SNR, _FAINT_SNR):
             found = _qualified(science, template, blocked, x, y, either, half, least)
-            if len(found[0]) >= _ENOUGH:
+            if len(found[0]) >= ENOUGH_STARS:
                 break
     return found
 
