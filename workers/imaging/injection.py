@@ -61,6 +61,9 @@ change are added, as bright as stars of the image."""
 _DEEPEST_FADE = 0.9
 _MAX_TRAIL = 15.0  # pixels
 _TRAIL_STEP = 0.5
+_COMPANIONS = 0.1
+_BESIDE = 2.5, 6.0
+"""FWHM, of a companion from its neighbour."""
 _VISIBLE = 0.02
 """Of a source's peak: pixels above it carry INJECTED."""
 
@@ -84,7 +87,8 @@ def plan_injections(
 
     Both exposures in nJy on one pixel grid. S/N, log-uniform in `snr_range`, is that of a PSF fit on the difference:
     flux over sqrt(noise area * (science + template variance)). Sources lie on usable pixels and at least one PSF
-    stamp apart; on a crowded or small image there are fewer than asked for.
+    stamp apart, but for one in ten that is put beside another; on a crowded or small image there are fewer than asked
+    for.
     """
     usable = _usable(science) & _usable(template)
     if not usable.any():
@@ -95,7 +99,7 @@ def plan_injections(
     )
     fill = _candidates("sky", 2 * count, hosts, usable, rng)
     kept = _apart(np.concatenate([candidates, fill]), usable, science.need_psf().size)
-    plan = _with_quotas(kept, count)
+    plan = _with_companions(_with_quotas(kept, count), usable, science, rng)
     plan = _with_fluxes(plan, science, template, rng, snr_range)
     return plan[np.lexsort((plan["x"], plan["y"]))]
 
@@ -225,6 +229,24 @@ def _apart(rows: _Rows, usable: _Bool, separation: float) -> _Rows:
     for index, near in enumerate(neighbours):
         kept[index] = not kept[near].any()
     return rows[kept]
+
+
+def _with_companions(plan: _Rows, usable: _Bool, science: Exposure, rng: np.random.Generator) -> _Rows:
+    """Return the plan with some of the sources on empty sky moved beside others: real changes are close at times."""
+    movable = np.flatnonzero(plan["stratum"] == "sky")[: round(_COMPANIONS * len(plan))]
+    others = np.setdiff1d(np.arange(len(plan)), movable)
+    if len(movable) == 0 or len(others) == 0:
+        return plan
+    fwhm = science.need_psf().fwhm(0.5 * usable.shape[1], 0.5 * usable.shape[0])
+    beside = rng.choice(others, len(movable), replace=len(movable) > len(others))
+    distance, angle = fwhm * rng.uniform(*_BESIDE, len(movable)), rng.uniform(0.0, 2.0 * np.pi, len(movable))
+    x, y = plan["x"][beside] + distance * np.cos(angle), plan["y"][beside] + distance * np.sin(angle)
+    column, row = np.round(x).astype(int), np.round(y).astype(int)
+    good = (column >= 0) & (column < usable.shape[1]) & (row >= 0) & (row < usable.shape[0])
+    good[good] = usable[row[good], column[good]]
+    moved = plan.copy()
+    moved["x"][movable[good]], moved["y"][movable[good]] = x[good], y[good]
+    return moved
 
 
 def _rank(names: NDArray[np.str_], order: Sequence[str]) -> NDArray[np.int64]:

@@ -35,13 +35,16 @@ _Index = NDArray[np.intp]
 _Complex = NDArray[np.complex128]
 _FLOOR = 1e-3
 """Of the transform of a PSF of unit sum: what is below tells nothing."""
-_ROUNDS = 30
+_ROUNDS = 10
+_RIDGE = 1e-4
+"""Of the squared change of the filters, beside the squared mismatch."""
 _DEGREE = 2
 """Of the filters' change over the image."""
 _TRIMMED = 1e-6
 """Of a filter's sum of squares, cut off before the filters are matched."""
 _VARIANCE_LOSS = 1e-3
 """Of the sum of A^4, outside the pixels through which variance is spread."""
+_TINY = 1e-300
 _MIN_STARS = 3
 _STARS_PER_TERM = 6
 _CLIP_ROUNDS, _CLIP_SIGMA = 5, 4.0
@@ -83,6 +86,7 @@ def zogy_difference(science: Exposure, template: Exposure, half_width: int, *, r
     than 3 steady stars tell the ratio. Raises DataError where no pixel is usable or the scales differ wildly.
     """
     pair, blocked = (science, template), (blocked_pixels(science), blocked_pixels(template))
+    _check_overlap(blocked[0] | blocked[1], science)
     fwhm = science.need_psf().fwhm(science.shape[1] / 2, science.shape[0] / 2)
     stars = find_stars(science, template, blocked, int(np.clip(np.ceil(2.5 * fwhm), 8, 15)) + half_width)[:2]
     x, y = grid_positions(science.shape)
@@ -90,9 +94,11 @@ def zogy_difference(science: Exposure, template: Exposure, half_width: int, *, r
     ratio = np.full(len(x), _typical_ratio(pair, blocked, stars))
     levels = _sky_levels(science.variance, blocked[0], x, y), _sky_levels(template.variance, blocked[1], x, y)
     kernels = _varying(proper_filters(psfs, levels, ratio, half_width), science.shape)
+    _check_scale(kernels[1], science)
     planes = _planes(pair, kernels, fwhm)
+    _check_overlap(planes.excluded, science)
     psf, stamps = _difference_psf(science, kernels[0].at(x, y), x, y, science.shape)
-    ours, theirs = (_filtered(e, *rest, stamps, fwhm) for e, *rest in zip(pair, blocked, kernels, strict=True))
+    ours, theirs = (_filtered(e, b, k, stamps, fwhm) for e, b, k in zip(pair, blocked, kernels, strict=True))
     scale = _compared(ours, theirs, planes.excluded, psf, stars)
     if register:
         shift = scale.shift[0].at(x, y)[:, 0, 0], scale.shift[1].at(x, y)[:, 0, 0]
@@ -101,7 +107,6 @@ def zogy_difference(science: Exposure, template: Exposure, half_width: int, *, r
     image, variance, model = _subtracted(ours, theirs, scale.ratio)
     left = _flattened(image, variance, planes.excluded)
     sums = kernels[1].sums() * scale.ratio.sums()
-    _check_scale(kernels[1], science)
     metrics = {
         "convolved": float(kernels[1].half >= kernels[0].half),
         "kernelDegree": float(kernels[1].degree),
@@ -129,7 +134,7 @@ def proper_filters(
 
     `psfs` of new image and reference, (m, p, p) each and of unit sum; `variances` of their skies and the flux `ratio`
     F_n / F_r, (m,) each; `shift` (pixels along x and y) of the reference against the new image. Cut to squares, A
-    and B no longer give the same PSF to both images: they are alternately matched and cut until they do.
+    and B no longer give the same PSF to both images: they are changed a little so that they do.
     """
     size = fft.next_fast_len(psfs[0].shape[1] + psfs[1].shape[1] + 2 * half, real=True)
     new, reference = (_transform(stamps, size) for stamps in psfs)
@@ -164,15 +169,36 @@ def _unseen(new: _Complex, reference: _Complex) -> tuple[_Float, _Float]:
 
 
 def _matched(a: _Float, b: _Float, new: _Complex, reference: _Complex, size: int) -> tuple[_Float, _Float]:
-    """Return A and B changed as little as possible so that A * (scaled PSF of n) = B * (PSF of r), and cut again."""
+    """Return A and B changed a little so that A * (scaled PSF of n) = B * (PSF of r): what is left of stars.
+
+    Least squares of the difference of the two with a ridge on the change, by conjugate gradients.
+    """
     halves = a.shape[1] // 2, b.shape[1] // 2
-    weight = np.square(np.abs(new)) + np.square(np.abs(reference)) + _FLOOR**2
+
+    def mismatch(ours: _Float, theirs: _Float) -> _Complex:
+        return np.asarray(new * _transform(ours, size) - reference * _transform(theirs, size))
+
+    def slope(error: _Complex) -> list[_Float]:
+        sides = _stamps(new.conj() * error, size), _stamps(-reference.conj() * error, size)
+        return [_cut(side, half) for side, half in zip(sides, halves, strict=True)]
+
+    found, rest = [a, b], [-side for side in slope(mismatch(a, b))]
+    step, square = rest, _products(rest, rest)
     for _ in range(_ROUNDS):
-        ours, theirs = _transform(a, size), _transform(b, size)
-        error = (new * ours - reference * theirs) / weight
-        a = _cut(_stamps(ours - new.conj() * error, size), halves[0])
-        b = _cut(_stamps(theirs + reference.conj() * error, size), halves[1])
-    return a, b
+        bent = [one + _RIDGE * two for one, two in zip(slope(mismatch(*step)), step, strict=True)]
+        far = square / np.maximum(_products(step, bent), _TINY)
+        found = [one + far * two for one, two in zip(found, step, strict=True)]
+        rest = [one - far * two for one, two in zip(rest, bent, strict=True)]
+        before, square = square, _products(rest, rest)
+        turn = square / np.maximum(before, _TINY)
+        step = [one + turn * two for one, two in zip(rest, step, strict=True)]
+    return found[0], found[1]
+
+
+def _products(first: list[_Float], second: list[_Float]) -> _Float:
+    """Return the inner products over both stacks, (m, 1, 1)."""
+    products = [(one * two).sum(axis=(1, 2), keepdims=True) for one, two in zip(first, second, strict=True)]
+    return np.asarray(products[0] + products[1])
 
 
 def _enough(kernels: _Float) -> int:
@@ -225,13 +251,16 @@ def _planes(
         combine_masks(*pair, convolved_template=which, reach=kernel_reach(kernel), fwhm=fwhm)
         for which, kernel in zip((False, True), kernels, strict=True)
     )
-    planes = DifferenceMask(ours.mask | theirs.mask, ours.excluded | theirs.excluded, ours.halo | theirs.halo)
-    if planes.excluded.all():
+    return DifferenceMask(ours.mask | theirs.mask, ours.excluded | theirs.excluded, ours.halo | theirs.halo)
+
+
+def _check_overlap(excluded: _Bool, science: Exposure) -> None:
+    """Raise DataError where no pixel is left."""
+    if excluded.all():
         raise DataError(
-            f"exposure {pair[0].info.label}: no pixel is usable in both science and template; "
+            f"exposure {science.info.label}: no pixel is usable in both science and template; "
             "look at the masks, and at image and variance for values that are not finite"
         )
-    return planes
 
 
 def _filtered(exposure: Exposure, blocked: _Bool, kernel: VaryingKernel, psfs: _Float, fwhm: float) -> _Filtered:
@@ -286,27 +315,29 @@ def _typical_ratio(
 def _compared(
     ours: _Filtered, theirs: _Filtered, excluded: _Bool, psf: PsfModel, stars: tuple[_Index, _Index]
 ) -> _Scale:
-    """Compare the stars in the filtered images, which share the PSF `psf`: so neighbours weigh the same in both."""
+    """Compare the stars in the filtered images, which share the PSF `psf`: so neighbours weigh the same in both.
+
+    Fluxes are taken at one place in the sky: where a star's two positions agree with the misalignment of all.
+    """
     shape = (int(excluded.shape[0]), int(excluded.shape[1]))
-    rows, places = [], []
-    for one in (ours, theirs):
-        planes = one.image, one.variance, ~excluded, psf
-        place = psf_centroids(*planes, *stars)
-        fluxes = psf_fluxes(*planes, place["x"], place["y"])
-        fluxes["flux"][(place["flags"] != 0) | ~(fluxes["flux"] > 0.0)] = np.nan
-        rows.append(fluxes)
-        places.append(place)
-    good = np.isfinite(rows[0]["flux"]) & np.isfinite(rows[1]["flux"])
-    first, second = (one[good] for one in rows)
-    here, there = (one[good] for one in places)
+    here, there = (psf_centroids(one.image, one.variance, ~excluded, psf, *stars) for one in (ours, theirs))
+    found = (here["flags"] == 0) & (there["flags"] == 0)
+    here, there = here[found], there[found]
+    moved, shifts = np.zeros((2, len(here))), []
+    for k, axis in enumerate(("x", "y")):
+        error = np.hypot(np.hypot(here[axis + "Err"], there[axis + "Err"]), _SHIFT_ERROR)
+        shifts.append(_smooth(there[axis] - here[axis], error, here["x"], here["y"], shape, 0.0)[0])
+        moved[k] = shifts[k].at(here["x"], here["y"])[:, 0, 0]
+    x, y = (0.5 * (here[axis] + there[axis] - moved[k]) for k, axis in enumerate(("x", "y")))
+    first, second = (
+        psf_fluxes(one.image, one.variance, ~excluded, psf, *at, local_background=True)  # sky may be left
+        for one, at in ((ours, (x, y)), (theirs, (x + moved[0], y + moved[1])))
+    )
+    good = (first["flux"] > 0.0) & (second["flux"] > 0.0)
+    x, y, first, second = x[good], y[good], first[good], second[good]
     ratio = first["flux"] / second["flux"]
     noise = np.hypot(first["fluxErr"] / first["flux"], second["fluxErr"] / second["flux"])
-    x, y = here["x"], here["y"]
     fit, used = _smooth(ratio, ratio * np.hypot(noise, _RATIO_ERROR), x, y, shape, 1.0)
-    shifts = []
-    for axis in ("x", "y"):
-        error = np.hypot(np.hypot(here[axis + "Err"], there[axis + "Err"]), _SHIFT_ERROR)[used]
-        shifts.append(_smooth((there[axis] - here[axis])[used], error, x[used], y[used], shape, 0.0)[0])
     rest = np.abs(ratio / fit.at(x, y)[:, 0, 0] - 1.0)[used]
     scatter = 1.4826 * float(np.median(rest)) if rest.size else float("nan")
     at = np.stack([x[used], y[used]], axis=1)
@@ -326,10 +357,22 @@ def _smooth(
     fit = VaryingKernel.constant(np.full((1, 1), np.median(value[good])), shape)
     for _ in range(_CLIP_ROUNDS):
         pull = np.abs(value - fit.at(x, y)[:, 0, 0]) / error
-        good &= pull <= _CLIP_SIGMA * max(1.4826 * float(np.median(pull[good])), 1.0)
-        degree = next(d for d in (2, 1, 0) if d == 0 or good.sum() >= _STARS_PER_TERM * (d + 1) * (d + 2) // 2)
-        frame = VaryingKernel(np.zeros((1, 1, 1)), degree, shape)
-        root = 1.0 / error[good]
-        found = np.linalg.lstsq(frame.terms(x[good], y[good]) * root[:, None], value[good] * root, rcond=None)[0]
-        fit = VaryingKernel(found.reshape(-1, 1, 1), degree, shape)
+        spread = max(1.4826 * float(np.median(pull[good])), 1.0)
+        good &= pull <= _CLIP_SIGMA * spread
+        fit = _polynomial(value[good], spread * error[good], x[good], y[good], shape)
     return fit, good
+
+
+def _polynomial(value: _Float, error: _Float, x: _Float, y: _Float, shape: tuple[int, int]) -> VaryingKernel:
+    """Fit polynomials of degree 0 to 2 as the number of values allows; return the one of least BIC (Schwarz 1978)."""
+    best, least = VaryingKernel.constant(np.zeros((1, 1)), shape), np.inf
+    for degree in range(3):
+        frame = VaryingKernel(np.zeros((1, 1, 1)), degree, shape)
+        terms = frame.terms(x, y)
+        if degree and len(value) < _STARS_PER_TERM * terms.shape[1]:
+            break
+        found = np.linalg.lstsq(terms / error[:, None], value / error, rcond=None)[0]
+        badness = float(np.square((value - terms @ found) / error).sum() + terms.shape[1] * np.log(len(value)))
+        if badness < least:
+            best, least = VaryingKernel(np.asarray(found, float).reshape(-1, 1, 1), degree, shape), badness
+    return best
