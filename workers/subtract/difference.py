@@ -21,13 +21,14 @@ from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_mas
 from workers.subtract.psf_ratio import psf_ratio_kernel
 from workers.subtract.residual_background import residual_background
 
-__all__ = ["Matched", "difference_image"]
+__all__ = ["Matched", "check_scale", "clean_variance", "difference_image", "difference_psf", "sky_levels"]
 
 _Float = NDArray[np.float64]
 _NEARLY_EQUAL = 1.03
 """Template over science FWHM up to which the template is still the one convolved."""
 _SCALE_RANGE = (0.2, 5.0)
 """Of the kernel's sum: wide enough for nominal zero points."""
+_FEW_STARS_RANGE = (0.5, 2.0)
 _NARROWER = (10, 7)
 """Half widths of the kernel that are tried where too few stars carry the one wanted."""
 _VARIANCE_LOSS = 1e-3
@@ -71,7 +72,7 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
     pair, basis_fwhms = _roles(science, template)
     blocked = blocked_pixels(science), blocked_pixels(template)
     fit = _fit(pair, blocked, basis_fwhms, kernel_degree, half_width)
-    _check_scale(fit.kernel, science)
+    check_scale(fit.kernel, science)
     reach = kernel_reach(fit.kernel)
     planes = combine_masks(science, template, convolved_template=pair.template_convolved, reach=reach, fwhm=pair.fwhm)
     if planes.excluded.all():
@@ -120,7 +121,7 @@ def _fit(
 ) -> KernelFit:
     """Fit the kernel on stars found in the pair; `blocked` pixels of science and template.
 
-    Where they are too few, the PSFs alone tell it.
+    Where they are too few, or lead astray, the PSFs alone tell it.
     """
     half = int(np.clip(np.ceil(2.5 * fwhms[1]), 8, 15))
     science, template = (pair.target, pair.convolved) if pair.template_convolved else (pair.convolved, pair.target)
@@ -135,17 +136,27 @@ def _fit(
     planes = [(exposure.image, exposure.variance) for exposure in (pair.convolved, pair.target)]
     grams = stamp_grams(planes[0], planes[1], x, y, basis, half)
     try:
-        return fit_kernel(grams, basis, degree, science.shape)
+        fit = fit_kernel(grams, basis, degree, science.shape)
     except DataError:
+        fit = None
+    bounds = _FEW_STARS_RANGE if fit is not None and fit.stars < ENOUGH_STARS else _SCALE_RANGE
+    if fit is None or not _plausible(fit.kernel, bounds):
         kernel = psf_ratio_kernel(pair.target.need_psf(), pair.convolved.need_psf(), half_width, science.shape)
         return KernelFit.without_stars(kernel)
+    return fit
 
 
-def _check_scale(kernel: VaryingKernel, science: Exposure) -> None:
+def _plausible(kernel: VaryingKernel, bounds: tuple[float, float]) -> bool:
+    """Tell whether the kernel's sum lies within the bounds all over the image."""
+    scale = kernel.sums()
+    return bool(bounds[0] < scale.min() <= scale.max() < bounds[1])
+
+
+def check_scale(kernel: VaryingKernel, science: Exposure) -> None:
     """Raise DataError where the kernel's sum leaves the range of scales that calibrated images can have."""
     scale = kernel.sums()
     low, high = float(scale.min()), float(scale.max())
-    if not _SCALE_RANGE[0] < low <= high < _SCALE_RANGE[1]:
+    if not _plausible(kernel, _SCALE_RANGE):
         raise DataError(
             f"exposure {science.info.label}: the matching kernel sums to {low:.3g} to {high:.3g} over the image, "
             "not to about 1; check the zero points of science and template and their alignment"
@@ -164,10 +175,14 @@ def _subtracted(
     image -= fit.background.sum_image()
     image[planes.excluded] = 0.0
     model = convolved if pair.template_convolved else np.where(planes.excluded, np.float32(0.0), pair.target.image)
-    return model, image, (_clean(pair.target.variance, planes.excluded), _clean(pair.convolved.variance, blocked))
+    return (
+        model,
+        image,
+        (clean_variance(pair.target.variance, planes.excluded), clean_variance(pair.convolved.variance, blocked)),
+    )
 
 
-def _clean(variance: FloatImage, blocked: NDArray[np.bool_]) -> FloatImage:
+def clean_variance(variance: FloatImage, blocked: NDArray[np.bool_]) -> FloatImage:
     """Return `variance` with blocked pixels at the median of the others (0 where there is none)."""
     sample = variance[::4, ::4][~blocked[::4, ::4]]
     typical = np.float32(np.median(sample)) if sample.size else np.float32(0.0)
@@ -197,12 +212,12 @@ def _whitened(
     shape = kernel.shape
     x, y = grid_positions(shape)
     kernels = kernel.at(x, y)
-    levels = [_sky_levels(plane, planes.excluded, x, y) for plane in variances[:2]]
+    levels = [sky_levels(plane, planes.excluded, x, y) for plane in variances[:2]]
     degree = min(2, 2 * kernel.degree)
     psi = whitening_kernels(kernels, levels[0], levels[1], kernel.half)
     whitening = VaryingKernel.fit(psi, x, y, degree, shape).trimmed(_WHITENING_LOSS)
     psi = whitening.at(x, y)
-    psf, stamps = _difference_psf(science, psi if pair.template_convolved else _chained(psi, kernels), x, y, shape)
+    psf, stamps = difference_psf(science, psi if pair.template_convolved else _chained(psi, kernels), x, y, shape)
     plain_gain, through_gain = noise_gains(psi, kernels, stamps)
     gains = plain_gain, through_gain / np.square(kernels).sum(axis=(1, 2))
     spread = [VaryingKernel.fit(gain[:, None, None], x, y, degree, shape).sum_image() for gain in gains]
@@ -218,7 +233,7 @@ def _whitened(
     return science.replaced(image=difference, variance=variance, mask=planes.mask, psf=psf)
 
 
-def _sky_levels(variance: FloatImage, excluded: NDArray[np.bool_], x: _Float, y: _Float) -> _Float:
+def sky_levels(variance: FloatImage, excluded: NDArray[np.bool_], x: _Float, y: _Float) -> _Float:
     """Return the sky's variance round each position: the median over a quarter of the image's side, float64 (m,)."""
     thin, bad = variance[::4, ::4], excluded[::4, ::4]
     typical = np.median(thin[~bad]) if not bad.all() else np.median(thin)
@@ -237,7 +252,7 @@ def _chained(first: _Float, second: _Float) -> _Float:
     return np.asarray(signal.fftconvolve(first, second, axes=(1, 2)))
 
 
-def _difference_psf(
+def difference_psf(
     science: Exposure, kernels: _Float, x: _Float, y: _Float, shape: tuple[int, int]
 ) -> tuple[PsfModel, _Float]:
     """Return the PSF of a source in the science image after `kernels` (m, n, n), and its stamps at (x, y)."""

@@ -35,6 +35,7 @@ from workers.subtract.model_error import ModelErrors, model_errors
 from workers.subtract.quiet import QuietSky, quiet_sky
 from workers.subtract.runs import Runs, find_runs
 from workers.subtract.trails import measure_trails
+from workers.subtract.zogy import zogy_difference
 from workers.survey.config import SubtractConfig
 
 __all__ = ["Subtraction", "subtract", "template_coverage"]
@@ -104,7 +105,7 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     Raises DataError where shapes or units differ, the template covers too little, or no kernel can be fitted.
     """
     coverage = _checked_coverage(science, template, config)
-    matched = difference_image(science, template, config.kernel_degree, config.kernel_half_width)
+    matched = _matched(science, template, config)
     scored = _scored(matched)
     difference, score, fwhm = scored.difference, scored.score, scored.fwhm
     height, width = difference.shape
@@ -159,6 +160,13 @@ def _checked_coverage(science: Exposure, template: Exposure, config: SubtractCon
             f"({config.min_template_coverage:.0%}); build templates there with `skydelta templates build`"
         )
     return coverage
+
+
+def _matched(science: Exposure, template: Exposure, config: SubtractConfig) -> Matched:
+    """Return the whitened difference by the method asked for."""
+    if config.method == "zogy":
+        return zogy_difference(science, template, config.kernel_half_width, register=True)
+    return difference_image(science, template, config.kernel_degree, config.kernel_half_width)
 
 
 def _scored(matched: Matched) -> _Scored:

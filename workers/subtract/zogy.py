@@ -10,6 +10,7 @@ interpolated, so that PSFs may vary. The price: what the PSF models miss stays i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from workers.imaging.psf import PsfModel
 from workers.subtract.basis import tapered
 from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
 from workers.subtract.decorrelate import noise_gains
-from workers.subtract.difference import Matched, _check_scale, _clean, _difference_psf, _sky_levels
+from workers.subtract.difference import Matched, check_scale, clean_variance, difference_psf, sky_levels
 from workers.subtract.kernel_stars import find_stars
 from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
 from workers.subtract.residual_background import residual_background
@@ -33,6 +34,7 @@ _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
 _Index = NDArray[np.intp]
 _Complex = NDArray[np.complex128]
+_Rows = NDArray[Any]
 _FLOOR = 1e-3
 """Of the transform of a PSF of unit sum: what is below tells nothing."""
 _ROUNDS = 10
@@ -65,12 +67,10 @@ class _Filtered:
 
 @dataclass(frozen=True)
 class _Scale:
-    """What the stars tell of the filtered pair: the ratio of fluxes, science over template, and the misalignment."""
+    """What the stars tell of the filtered pair."""
 
     ratio: VaryingKernel
-    """1 x 1."""
-    shift: tuple[VaryingKernel, VaryingKernel]
-    """Where a source stands in the template less where in the science image, pixels along x and y; each 1 x 1."""
+    """Flux, science over template: 1 x 1."""
     stars: _Float
     """(x, y) of those used, (n, 2)."""
     rejected: int
@@ -92,18 +92,15 @@ def zogy_difference(science: Exposure, template: Exposure, half_width: int, *, r
     x, y = grid_positions(science.shape)
     psfs = science.need_psf().stamps(x, y), template.need_psf().stamps(x, y)
     ratio = np.full(len(x), _typical_ratio(pair, blocked, stars))
-    levels = _sky_levels(science.variance, blocked[0], x, y), _sky_levels(template.variance, blocked[1], x, y)
-    kernels = _varying(proper_filters(psfs, levels, ratio, half_width), science.shape)
-    _check_scale(kernels[1], science)
+    shift = _misalignment(pair, blocked, stars).at(x, y)[:, 0] if register else None
+    levels = sky_levels(science.variance, blocked[0], x, y), sky_levels(template.variance, blocked[1], x, y)
+    kernels = _varying(proper_filters(psfs, levels, ratio, half_width, shift), science.shape)
+    check_scale(kernels[1], science)
     planes = _planes(pair, kernels, fwhm)
     _check_overlap(planes.excluded, science)
-    psf, stamps = _difference_psf(science, kernels[0].at(x, y), x, y, science.shape)
+    psf, stamps = difference_psf(science, kernels[0].at(x, y), x, y, science.shape)
     ours, theirs = (_filtered(e, b, k, stamps, fwhm) for e, b, k in zip(pair, blocked, kernels, strict=True))
     scale = _compared(ours, theirs, planes.excluded, psf, stars)
-    if register:
-        shift = scale.shift[0].at(x, y)[:, 0, 0], scale.shift[1].at(x, y)[:, 0, 0]
-        kernels = _varying(proper_filters(psfs, levels, ratio, half_width, shift), science.shape)
-        theirs = _filtered(template, blocked[1], kernels[1], stamps, fwhm)
     image, variance, model = _subtracted(ours, theirs, scale.ratio)
     left = _flattened(image, variance, planes.excluded)
     sums = kernels[1].sums() * scale.ratio.sums()
@@ -128,13 +125,13 @@ def proper_filters(
     variances: tuple[_Float, _Float],
     ratio: _Float,
     half: int,
-    shift: tuple[_Float, _Float] | None = None,
+    shift: _Float | None = None,
 ) -> tuple[_Float, _Float]:
     """Return A (m, a, a) of unit sum and B (m, b, b), at most 2 `half` + 1 pixels on a side: D = A * n - B * r.
 
     `psfs` of new image and reference, (m, p, p) each and of unit sum; `variances` of their skies and the flux `ratio`
-    F_n / F_r, (m,) each; `shift` (pixels along x and y) of the reference against the new image. Cut to squares, A
-    and B no longer give the same PSF to both images: they are changed a little so that they do.
+    F_n / F_r, (m,) each; `shift` (m, 2), pixels along x and y, of the reference against the new image. Cut to
+    squares, A and B no longer give the same PSF to both images: they are changed a little so that they do.
     """
     size = fft.next_fast_len(psfs[0].shape[1] + psfs[1].shape[1] + 2 * half, real=True)
     new, reference = (_transform(stamps, size) for stamps in psfs)
@@ -230,10 +227,10 @@ def _cut(stamps: _Float, half: int) -> _Float:
     return stamps[:, part, part]
 
 
-def _turn(shift: tuple[_Float, _Float], size: int) -> _Complex:
+def _turn(shift: _Float, size: int) -> _Complex:
     """Return the transform of a shift by (x, y) pixels, (m, size, size // 2 + 1)."""
     along, up = 2.0 * np.pi * fft.rfftfreq(size), 2.0 * np.pi * fft.fftfreq(size)
-    phase = shift[0][:, None, None] * along + shift[1][:, None, None] * up[:, None]
+    phase = shift[:, 0, None, None] * along + shift[:, 1, None, None] * up[:, None]
     return np.asarray(np.exp(-1j * phase))
 
 
@@ -274,7 +271,7 @@ def _filtered(exposure: Exposure, blocked: _Bool, kernel: VaryingKernel, psfs: _
     gain = noise_gains(kernels, np.ones((len(x), 1, 1)), psfs)[0] / squares.sum(axis=(1, 2))
     spread = VaryingKernel.fit(squares * gain[:, None, None], x, y, _DEGREE, kernel.shape).trimmed(_VARIANCE_LOSS)
     image = convolve(filled(exposure.image, blocked, 0.5 * fwhm), kernel)
-    return _Filtered(image, convolve(_clean(exposure.variance, blocked), spread))
+    return _Filtered(image, convolve(clean_variance(exposure.variance, blocked), spread))
 
 
 def _subtracted(ours: _Filtered, theirs: _Filtered, ratio: VaryingKernel) -> tuple[FloatImage, FloatImage, FloatImage]:
@@ -312,6 +309,29 @@ def _typical_ratio(
     return float(np.median(ours[good] / theirs[good])) if good.sum() >= _MIN_STARS else 1.0
 
 
+def _misalignment(
+    pair: tuple[Exposure, Exposure], blocked: tuple[_Bool, _Bool], stars: tuple[_Index, _Index]
+) -> VaryingKernel:
+    """Return a source's place in the template less that in the science image, pixels: (x, y) as a 1 x 2 kernel."""
+    planes = [(e.image, e.variance, ~bad, e.need_psf()) for e, bad in zip(pair, blocked, strict=True)]
+    here, there = (psf_centroids(*one, *stars) for one in planes)
+    return _shift(here, there, pair[0].shape)
+
+
+def _shift(here: _Rows, there: _Rows, shape: tuple[int, int]) -> VaryingKernel:
+    """Return the smooth part of the change of position from `here` to `there`, pixels: (x, y) as a 1 x 2 kernel."""
+    found = (here["flags"] == 0) & (there["flags"] == 0)
+    here, there = here[found], there[found]
+    fits = []
+    for axis in ("x", "y"):
+        error = np.hypot(np.hypot(here[axis + "Err"], there[axis + "Err"]), _SHIFT_ERROR)
+        fits.append(_smooth(there[axis] - here[axis], error, here["x"], here["y"], shape, 0.0)[0])
+    degree = max(fit.degree for fit in fits)
+    terms = (degree + 1) * (degree + 2) // 2
+    both = [np.pad(fit.coefficients, ((0, terms - len(fit.coefficients)), (0, 0), (0, 0))) for fit in fits]
+    return VaryingKernel(np.concatenate(both, axis=2), degree, shape)
+
+
 def _compared(
     ours: _Filtered, theirs: _Filtered, excluded: _Bool, psf: PsfModel, stars: tuple[_Index, _Index]
 ) -> _Scale:
@@ -321,27 +341,20 @@ def _compared(
     """
     shape = (int(excluded.shape[0]), int(excluded.shape[1]))
     here, there = (psf_centroids(one.image, one.variance, ~excluded, psf, *stars) for one in (ours, theirs))
-    found = (here["flags"] == 0) & (there["flags"] == 0)
-    here, there = here[found], there[found]
-    moved, shifts = np.zeros((2, len(here))), []
-    for k, axis in enumerate(("x", "y")):
-        error = np.hypot(np.hypot(here[axis + "Err"], there[axis + "Err"]), _SHIFT_ERROR)
-        shifts.append(_smooth(there[axis] - here[axis], error, here["x"], here["y"], shape, 0.0)[0])
-        moved[k] = shifts[k].at(here["x"], here["y"])[:, 0, 0]
-    x, y = (0.5 * (here[axis] + there[axis] - moved[k]) for k, axis in enumerate(("x", "y")))
+    moved = _shift(here, there, shape).at(here["x"], here["y"])[:, 0].T
+    at = np.stack([0.5 * (here[axis] + there[axis] - moved[k]) for k, axis in enumerate(("x", "y"))])
     first, second = (
-        psf_fluxes(one.image, one.variance, ~excluded, psf, *at, local_background=True)  # sky may be left
-        for one, at in ((ours, (x, y)), (theirs, (x + moved[0], y + moved[1])))
+        psf_fluxes(one.image, one.variance, ~excluded, psf, *place, local_background=True)  # sky may be left
+        for one, place in ((ours, at), (theirs, at + moved))
     )
-    good = (first["flux"] > 0.0) & (second["flux"] > 0.0)
-    x, y, first, second = x[good], y[good], first[good], second[good]
+    good = (here["flags"] == 0) & (there["flags"] == 0) & (first["flux"] > 0.0) & (second["flux"] > 0.0)
+    at, first, second = at[:, good], first[good], second[good]
     ratio = first["flux"] / second["flux"]
     noise = np.hypot(first["fluxErr"] / first["flux"], second["fluxErr"] / second["flux"])
-    fit, used = _smooth(ratio, ratio * np.hypot(noise, _RATIO_ERROR), x, y, shape, 1.0)
-    rest = np.abs(ratio / fit.at(x, y)[:, 0, 0] - 1.0)[used]
+    fit, used = _smooth(ratio, ratio * np.hypot(noise, _RATIO_ERROR), at[0], at[1], shape, 1.0)
+    rest = np.abs(ratio / fit.at(at[0], at[1])[:, 0, 0] - 1.0)[used]
     scatter = 1.4826 * float(np.median(rest)) if rest.size else float("nan")
-    at = np.stack([x[used], y[used]], axis=1)
-    return _Scale(fit, (shifts[0], shifts[1]), at, int(np.count_nonzero(~used)), scatter)
+    return _Scale(fit, at[:, used].T, int(np.count_nonzero(~used)), scatter)
 
 
 def _smooth(
