@@ -1,3 +1,9 @@
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,3 +76,24 @@ def test_grow_is_a_disc() -> None:
     expected = ndimage.distance_transform_edt(~mask) <= 6
     np.testing.assert_array_equal(grow(mask, 6.0), expected)
     assert grow(mask, 0.5) is mask
+
+
+SUMS = """
+import hashlib, numpy as np
+from workers.subtract.convolve import VaryingKernel, convolve
+
+rng = np.random.default_rng(1)
+image, kernel = rng.normal(size=(2100, 2100)), VaryingKernel(rng.normal(size=(6, 9, 9)), 2, (2100, 2100))
+print(hashlib.sha256(convolve(image, kernel).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names features of x86-64")
+def test_narrower_registers_give_the_same_bytes() -> None:
+    older = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+sse4.2,+bmi,+bmi2,+popcnt"}
+    done = subprocess.run(
+        [sys.executable, "-c", SUMS], env={**os.environ, **older}, capture_output=True, text=True, check=True
+    )
+    rng = np.random.default_rng(1)
+    image, kernel = rng.normal(size=(2100, 2100)), VaryingKernel(rng.normal(size=(6, 9, 9)), 2, (2100, 2100))
+    assert done.stdout.strip() == hashlib.sha256(convolve(image, kernel).tobytes()).hexdigest()

@@ -9,40 +9,51 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils as untyped
+from numba.core import codegen as untyped_codegen
+from numba.core import config as untyped_config
 from numba.extending import intrinsic
 
 cgutils: Any = untyped
+codegen: Any = untyped_codegen
+config: Any = untyped_config
 __all__ = ["NARROW", "ROWS", "WIDE", "narrow_taps", "wide_taps"]
 
 ROWS = 4
 """Output rows of a block."""
-_LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8
-"""Floats in a register of this machine; the sums are the same with any number."""
-NARROW = 16
-WIDE = 64 if _LANES == 16 else 16
-"""Output pixels of a block's row: as many as the registers hold."""
+_LANES = 16 if "+avx512f" in str(config.CPU_FEATURES or codegen.get_host_cpu_features()) else 8
+"""Floats in a register of this machine."""
+_AT_ONCE = 64 if _LANES == 16 else 16
+"""Pixels of a block's row that its registers hold; wider blocks are done in parts, with the same sums."""
+NARROW, WIDE = 16, 64
+"""Output pixels of a block's row."""
 
 
 def _emit(context: Any, builder: Any, signature: Any, arguments: Any, width: int) -> Any:
-    """Write the loop over the taps; `width` output pixels."""
+    """Write the loop over the taps, once for each part of the `width` output pixels."""
     pixels, taps, block = (
         context.make_array(kind)(context, builder, value) for kind, value in zip(signature.args, arguments, strict=True)
     )
+    for first in range(0, width, _AT_ONCE):
+        _emit_part(builder, pixels, taps, block, first, min(_AT_ONCE, width) // _LANES)
+    return context.get_dummy_value()
+
+
+def _emit_part(builder: Any, pixels: Any, taps: Any, block: Any, first: int, count: int) -> None:
+    """Write the loop for `count` registers of output pixels from pixel `first` on."""
     number, word, index = ir.FloatType(), ir.IntType(64), ir.IntType(32)
     vector = ir.VectorType(number, _LANES)
-    fma = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{_LANES}f32"
-    )
+    kind = ir.FunctionType(vector, [vector] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{_LANES}f32")
     length = cgutils.unpack_tuple(builder, taps.shape, 2)[1]
     tap_stride = cgutils.unpack_tuple(builder, taps.strides, 2)[0]
     row_stride = cgutils.unpack_tuple(builder, block.strides, 2)[0]
-    parts = range(width // _LANES)
+    parts = range(count)
 
     def place(base: Any, offset: Any, part: int) -> Any:
-        at = builder.add(offset, ir.Constant(word, 4 * _LANES * part))
+        at = builder.add(offset, ir.Constant(word, 4 * (first + _LANES * part)))
         return builder.bitcast(cgutils.pointer_add(builder, base, at), vector.as_pointer())
 
     def load(pointer: Any) -> Any:
@@ -72,7 +83,6 @@ def _emit(context: Any, builder: Any, signature: Any, arguments: Any, width: int
     for slot, pointer in sums:
         stored = builder.store(builder.load(slot), pointer)
         stored.align = 4
-    return context.get_dummy_value()
 
 
 def _wide(typing: Any, pixels: Any, taps: Any, block: Any) -> Any:
