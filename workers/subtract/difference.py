@@ -67,7 +67,7 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
 
     The sharper image is convolved: the template where its FWHM is smaller or nearly equal, else the science image (the
     difference is then divided by the kernel's sum, so that fluxes stay on the science image's scale).
-    Raises DataError where no kernel can be fitted.
+    Raises DataError where no pixel is usable in both.
     """
     pair, basis_fwhms = _roles(science, template)
     blocked = blocked_pixels(science), blocked_pixels(template)
