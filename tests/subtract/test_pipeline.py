@@ -274,7 +274,7 @@ def test_a_bad_subtraction_has_a_name(subtracted: Any) -> None:
         ("scoreNoise", 2.0, "noisy_difference"),
         ("starResidual", 0.4, "star_residuals"),
         ("skyPedestal", 2.0, "pedestal"),
-        ("sourceDensity", 5000.0, "too_many_sources"),
+        ("sourceExcess", 5000.0, "too_many_sources"),
     ):
         fault = find_fault({**result.metrics, metric: value}, limits)
         assert fault is not None

@@ -14,7 +14,7 @@ _BOUNDS = (
     Bound("noisy_difference", "scoreNoise", "max_score_noise", "scatter of the score on empty sky"),
     Bound("star_residuals", "starResidual", "max_star_residual", "what is left of stars, relative"),
     Bound("pedestal", "skyPedestal", "max_sky_pedestal", "mean score of sky sources, sigma"),
-    Bound("too_many_sources", "sourceDensity", "max_source_density", "sources per million pixels"),
+    Bound("too_many_sources", "sourceExcess", "max_source_density", "sources beyond the first 100, per million pixels"),
 )
 OUTCOMES = tuple(bound.outcome for bound in _BOUNDS)
 """In the order in which they are looked for."""

@@ -52,6 +52,8 @@ _CLEAR_SIGMA = 2.0
 _CLEAR_FWHM = 2.0
 """Distance from any source of the pixels that tell the noise of the score, in units of the PSF's FWHM."""
 _LIMIT_SIGMA = 5.0
+_ANY_FIELD = 100
+"""Sources that are never too many: small images have a few dozen of real ones."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
         **matched.metrics,
         **judged,
         "sourceDensity": 1e6 * len(rows) / max(difference.image.size, 1),
+        "sourceExcess": 1e6 * max(len(rows) - _ANY_FIELD, 0) / max(difference.image.size, 1),
         "templateCoverage": coverage,
         "scoreNoise": scored.noise,
         "modelError": scored.errors.share,

@@ -90,7 +90,7 @@ class SubtractLimitsConfig(_Model):
     max_score_noise: float | None = Field(1.5, gt=0, description="scatter of the score on empty sky; 1 is right")
     max_star_residual: float | None = Field(0.2, gt=0, description="what is left of the typical star, relative")
     max_sky_pedestal: float | None = Field(0.75, gt=0, description="mean S/N at 100 empty places; their error is 0.1")
-    max_source_density: float | None = Field(400.0, gt=0, description="sources per million pixels")
+    max_source_density: float | None = Field(400.0, gt=0, description="beyond the first 100, per million pixels")
 
 
 class SubtractConfig(_Model):
