@@ -14,7 +14,7 @@ from workers.imaging.exposure import FloatImage
 from workers.imaging.psf import PsfModel, polynomial_terms
 from workers.subtract.taps import NARROW, ROWS, WIDE, narrow_taps, wide_taps
 
-__all__ = ["VaryingKernel", "block_shape", "blocks_near", "convolve", "grid_positions", "grow"]
+__all__ = ["VaryingKernel", "block_shape", "blocks_near", "convolve", "grid_positions", "grow", "grow_bits"]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
@@ -127,8 +127,7 @@ def convolve(
     taps = np.ascontiguousarray(kernel.coefficients[:, ::-1, ::-1], dtype=np.float32)
     out = np.full((down * rows, along * across), fill, np.float32)
     chosen = np.ones((down, along), bool) if active is None else active
-    loop = _convolve_wide if across == WIDE else _convolve_narrow
-    loop(padded, taps, terms, chosen, rows, out)
+    _convolve(padded, taps, terms, chosen, (across, rows), out)
     return out if out.shape == kernel.shape else np.ascontiguousarray(out[:height, :width])
 
 
@@ -150,12 +149,19 @@ def blocks_near(mask: _Bool, reach: int) -> _Bool:
 
 def grow(mask: _Bool, radius: float) -> _Bool:
     """Return `mask` (bool, 2-D) grown by a disc of `radius` pixels."""
+    if int(np.floor(radius)) < 1 or not mask.any():
+        return mask
+    return np.asarray(grow_bits(np.ascontiguousarray(mask).view(np.uint8), 1, radius).view(bool))
+
+
+def grow_bits(mask: NDArray[Any], planes: int, radius: float) -> NDArray[Any]:
+    """Return `mask` (integers, 2-D) with each plane of `planes` grown by a disc of `radius` pixels."""
     reach = int(np.floor(radius))
-    if reach < 1 or not mask.any():
+    if reach < 1:
         return mask
     chords = np.floor(np.sqrt(radius**2 - np.square(np.arange(-reach, reach + 1.0)))).astype(np.int64)
     grown = mask.copy()
-    _grow(np.ascontiguousarray(mask), chords, grown)
+    _grow_bits(mask, mask.dtype.type(planes), chords, grown)
     return grown
 
 
@@ -186,43 +192,27 @@ def _kernel_at(taps: Any, terms: Any, turned: Any) -> None:  # pragma: no cover 
 
 
 @njit(cache=True, nogil=True)
-def _convolve_wide(
-    padded: Any, taps: Any, terms: Any, active: Any, rows: int, out: Any
+def _convolve(
+    padded: Any, taps: Any, terms: Any, active: Any, block: Any, out: Any
 ) -> None:  # pragma: no cover - compiled
-    """Fill the active blocks of `out`."""
-    n = taps.shape[1]
-    turned, sums = np.zeros((n + 2 * ROWS - 2, n), np.float32), np.empty((ROWS, WIDE), np.float32)
+    """Fill the active blocks of `out`; `block` = (pixels along x, WIDE or NARROW, rows)."""
+    n, across, rows = taps.shape[1], block[0], block[1]
+    turned, sums = np.zeros((n + 2 * ROWS - 2, n), np.float32), np.empty((ROWS, across), np.float32)
     for down in range(terms.shape[0]):
         for along in range(terms.shape[1]):
             if not active[down, along]:
                 continue
             _kernel_at(taps, terms[down, along], turned)
-            x = along * WIDE
+            x = along * across
             for y in range(down * rows, (down + 1) * rows, ROWS):
                 sums[:] = 0.0
                 for i in range(n + ROWS - 1):
-                    wide_taps(padded[y + i, x:], turned[n + ROWS - 2 - i : n + 2 * ROWS - 2 - i], sums)
-                out[y : y + ROWS, x : x + WIDE] = sums
-
-
-@njit(cache=True, nogil=True)
-def _convolve_narrow(
-    padded: Any, taps: Any, terms: Any, active: Any, rows: int, out: Any
-) -> None:  # pragma: no cover - compiled
-    """As `_convolve_wide` with narrow blocks."""
-    n = taps.shape[1]
-    turned, sums = np.zeros((n + 2 * ROWS - 2, n), np.float32), np.empty((ROWS, NARROW), np.float32)
-    for down in range(terms.shape[0]):
-        for along in range(terms.shape[1]):
-            if not active[down, along]:
-                continue
-            _kernel_at(taps, terms[down, along], turned)
-            x = along * NARROW
-            for y in range(down * rows, (down + 1) * rows, ROWS):
-                sums[:] = 0.0
-                for i in range(n + ROWS - 1):
-                    narrow_taps(padded[y + i, x:], turned[n + ROWS - 2 - i : n + 2 * ROWS - 2 - i], sums)
-                out[y : y + ROWS, x : x + NARROW] = sums
+                    pixels, lines = padded[y + i, x:], turned[n + ROWS - 2 - i : n + 2 * ROWS - 2 - i]
+                    if across == WIDE:
+                        wide_taps(pixels, lines, sums)
+                    else:
+                        narrow_taps(pixels, lines, sums)
+                out[y : y + ROWS, x : x + across] = sums
 
 
 @njit(cache=True, nogil=True)
@@ -239,20 +229,23 @@ def _touched(mask: Any, rows: int, across: int, found: Any) -> None:  # pragma: 
 
 
 @njit(cache=True, nogil=True)
-def _grow(mask: Any, chords: Any, grown: Any) -> None:  # pragma: no cover - compiled
-    """Paint the disc round every flagged pixel that has an unflagged neighbour; `chords` its half widths by row."""
+def _grow_bits(mask: Any, planes: Any, chords: Any, grown: Any) -> None:  # pragma: no cover - compiled
+    """Paint discs round the pixels whose planes a neighbour lacks; `chords` the disc's half widths by row."""
     height, width = mask.shape
     reach = chords.size // 2
     for y in range(height):
         for x in range(width):
-            if not mask[y, x]:
+            bits = mask[y, x] & planes
+            if bits == 0:
                 continue
-            inner = 0 < x < width - 1 and 0 < y < height - 1
-            if inner and mask[y, x - 1] and mask[y, x + 1] and mask[y - 1, x] and mask[y + 1, x]:
-                continue
+            if 0 < x < width - 1 and 0 < y < height - 1:
+                common = mask[y, x - 1] & mask[y, x + 1] & mask[y - 1, x] & mask[y + 1, x]
+                if common & bits == bits:
+                    continue
             for row in range(max(y - reach, 0), min(y + reach + 1, height)):
                 chord = chords[row - y + reach]
-                grown[row, max(x - chord, 0) : min(x + chord + 1, width)] = True
+                for column in range(max(x - chord, 0), min(x + chord + 1, width)):
+                    grown[row, column] |= bits
 
 
 def _shape(image: NDArray[np.generic]) -> tuple[int, int]:

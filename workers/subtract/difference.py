@@ -72,7 +72,6 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
     pair, basis_fwhms = _roles(science, template)
     blocked = blocked_pixels(science), blocked_pixels(template)
     fit = _fit(pair, blocked, basis_fwhms, kernel_degree, half_width)
-    check_scale(fit.kernel, science)
     reach = kernel_reach(fit.kernel)
     planes = combine_masks(science, template, convolved_template=pair.template_convolved, reach=reach, fwhm=pair.fwhm)
     if planes.excluded.all():

@@ -35,7 +35,7 @@ _STAR_SIGNAL = 5.0
 """S/N of the star in the template without which there is no dipole."""
 _BATCH = 64
 _MATCH_ERROR = 0.01
-"""Of the science image's light per pixel: error of the difference where PSFs were matched (as in the score)."""
+"""Of the science image's light per pixel: error of the difference where PSFs were matched."""
 _PSF_ERROR = 0.02
 """Of the light per pixel, in science and template."""
 _SHARE = 0.5

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from workers.imaging.exposure import Exposure, FloatImage, MaskImage
 from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.masks import BLOCKING, MaskPlane
-from workers.subtract.convolve import VaryingKernel, grow
+from workers.subtract.convolve import VaryingKernel, grow, grow_bits
 
-__all__ = ["DifferenceMask", "blocked_pixels", "combine_masks", "filled", "grow_bits", "kernel_reach"]
+__all__ = ["DifferenceMask", "blocked_pixels", "combine_masks", "filled", "kernel_reach"]
 
 _Bool = NDArray[np.bool_]
 _HALO_FWHM = 1.5
@@ -100,17 +100,6 @@ def combine_masks(
     return DifferenceMask(mask, excluded, halo)
 
 
-def grow_bits(mask: MaskImage, planes: int, radius: float) -> MaskImage:
-    """Return `mask` with each plane of `planes` grown by a disc of `radius` pixels."""
-    reach = int(np.floor(radius))
-    if reach < 1:
-        return mask
-    chords = np.floor(np.sqrt(radius**2 - np.square(np.arange(-reach, reach + 1.0)))).astype(np.int64)
-    grown = mask.copy()
-    _grow_bits(mask, np.int32(planes), chords, grown)
-    return grown
-
-
 def _without_data(exposure: Exposure, mask: MaskImage) -> MaskImage:
     """Set NO_DATA in `mask` where image or variance is not a usable number; return it."""
     usable = usable_pixels(exposure.image, exposure.variance, mask, MaskPlane(0))
@@ -161,23 +150,3 @@ def _rename(mask: Any, pairs: Any, renamed: Any) -> None:  # pragma: no cover - 
             for k in range(pairs.shape[0]):
                 if mask[index] & pairs[k, 0] != 0:
                     renamed[index] |= pairs[k, 1]
-
-
-@njit(cache=True, nogil=True)
-def _grow_bits(mask: Any, planes: Any, chords: Any, grown: Any) -> None:  # pragma: no cover - compiled
-    """Paint discs round the pixels whose planes a neighbour lacks; `chords` the disc's half widths by row."""
-    height, width = mask.shape
-    reach = chords.size // 2
-    for y in range(height):
-        for x in range(width):
-            bits = mask[y, x] & planes
-            if bits == 0:
-                continue
-            if 0 < x < width - 1 and 0 < y < height - 1:
-                common = mask[y, x - 1] & mask[y, x + 1] & mask[y - 1, x] & mask[y + 1, x]
-                if common & bits == bits:
-                    continue
-            for row in range(max(y - reach, 0), min(y + reach + 1, height)):
-                chord = chords[row - y + reach]
-                for column in range(max(x - chord, 0), min(x + chord + 1, width)):
-                    grown[row, column] |= bits

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas import table_dtype
 from schemas.errors import DataError
-from workers.imaging.exposure import Exposure, FloatImage
+from workers.imaging.exposure import Exposure, FloatImage, MaskImage
 from workers.imaging.identity import dia_source_ids
 from workers.imaging.masks import MaskPlane
 from workers.imaging.stamps import Stamps, cut
@@ -77,6 +77,8 @@ class _Scored:
 
     difference: Exposure
     score: FloatImage
+    usable: _Bool
+    """Pixels of the difference that may be measured."""
     noise: float
     """Of the score on empty sky, before the variance was scaled by it."""
     errors: ModelErrors
@@ -113,7 +115,7 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     height, width = difference.shape
     footprints = find_runs(score, config.threshold), find_runs(score, config.threshold, -1.0)
     found = _find(score, footprints, matched, difference, config.threshold, fwhm)
-    rows, kept = _measured(found, score, matched, difference, (science, template), fwhm, scored.errors)
+    rows, kept = _measured(found, scored, matched.planes.mask, (science, template))
     difference = _with_detections(difference, footprints)
     stamps = _stamps(difference, science, template, rows, config.stamp_size)
     measure_shapes(rows, stamps, fwhm, difference.need_wcs().pixel_scale(width / 2, height / 2))
@@ -198,7 +200,8 @@ def _scored(matched: Matched) -> _Scored:
     if factor > 1.0:
         difference = difference.replaced(variance=difference.variance * np.float32(factor**2))
         score *= np.float32(1.0 / factor)
-    return _Scored(difference, score, noise, errors, sky, fwhm)
+    usable = ~planes.excluded & (difference.variance > 0.0)
+    return _Scored(difference, score, usable, noise, errors, sky, fwhm)
 
 
 def _find(
@@ -222,29 +225,21 @@ def _find(
     return _Found(kept[order], partner[order], int(np.count_nonzero(~alone)))
 
 
-def _measured(
-    found: _Found,
-    score: FloatImage,
-    matched: Matched,
-    difference: Exposure,
-    pair: tuple[Exposure, Exposure],
-    fwhm: float,
-    errors: ModelErrors,
-) -> tuple[_Rows, int]:
+def _measured(found: _Found, scored: _Scored, mask: MaskImage, pair: tuple[Exposure, Exposure]) -> tuple[_Rows, int]:
     """Return measured rows ordered by (y, x), those without a usable centre left out, and their number."""
+    difference, usable, fwhm = scored.difference, scored.usable, scored.fwhm
     info, peaks = difference.info, found.peaks
-    usable = ~matched.planes.excluded & (difference.variance > 0.0)
     rows = blank_rows(table_dtype("alert", "diaSource"), len(peaks))
     rows["snr"], rows["isNegative"] = np.abs(peaks["score"]), peaks["score"] < 0.0
     rows["bboxSize"] = peaks["bboxSize"]
     measure_positions(rows, difference, usable, peaks["x"], peaks["y"])
-    keep = ~is_droppable(matched.planes.mask, rows["x"], rows["y"])
+    keep = ~is_droppable(mask, rows["x"], rows["y"])
     rows, partner = rows[keep], found.partner[keep]
     order = np.lexsort((rows["x"], rows["y"]))
     rows, partner = rows[order], partner[order]
     measure_fluxes(rows, difference, usable, *pair)
-    candidates = dipole_candidates(rows, partner, score, fwhm)
-    measure_dipoles(rows, candidates, difference, *pair, usable, registration=max(_REGISTRATION, errors.shift))
+    candidates = dipole_candidates(rows, partner, scored.score, fwhm)
+    measure_dipoles(rows, candidates, difference, *pair, usable, registration=max(_REGISTRATION, scored.errors.shift))
     rows = rows[~redundant_lobes(rows, fwhm)]
     rows = rows[~measure_trails(rows, difference, usable)]  # of a long trail's peaks the strongest stays
     rows["diaSourceId"] = dia_source_ids(info.visit, info.detector, len(rows))
@@ -257,11 +252,10 @@ def _measured(
 def _controlled(scored: _Scored, matched: Matched, threshold: float) -> tuple[_Rows, dict[str, float]]:
     """Return the control sources and what they and the stars say of the subtraction."""
     difference = scored.difference
-    usable = ~matched.planes.excluded & (difference.variance > 0.0)
-    control = control_sources(difference, scored.score, usable, scored.sky, threshold, scored.fwhm)
+    control = control_sources(difference, scored.score, scored.usable, scored.sky, threshold, scored.fwhm)
     planes = difference.image, difference.variance, matched.model
     left = star_residual(*planes, matched.stars, int(np.ceil(scored.fwhm)))
-    return control, {**sky_metrics(control, int(np.count_nonzero(usable))), "starResidual": left}
+    return control, {**sky_metrics(control, int(np.count_nonzero(scored.usable))), "starResidual": left}
 
 
 def _with_detections(difference: Exposure, footprints: tuple[Runs, Runs]) -> Exposure:
