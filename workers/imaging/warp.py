@@ -8,15 +8,13 @@ pixels share input pixels: the variance of each is right (squared weights), thei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workers.imaging.exposure import Exposure, FloatImage, MaskImage, frozen_array
-from workers.imaging.masks import BLOCKING, MaskPlane
 from workers.imaging.psf import PsfModel
+from workers.imaging.resample import kernel_table, resample
 from workers.imaging.wcs import SkyWcs
 
 __all__ = [
@@ -34,9 +32,6 @@ __all__ = [
 _Float = NDArray[np.float64]
 NODE_SPACING = 48
 """Pixels between the nodes at which the WCS is evaluated exactly; cubic interpolation between them."""
-LOST_LIMIT = 0.05
-"""Share of the kernel's absolute weight that may fall on masked pixels before the output pixel is masked."""
-_BLOCKING, _NO_DATA, _EDGE = int(BLOCKING), int(MaskPlane.NO_DATA), int(MaskPlane.EDGE)
 
 
 @dataclass(frozen=True)
@@ -130,169 +125,6 @@ def _nodes(length: int) -> tuple[_Float, NDArray[np.int64], _Float]:
     return nodes, first, weights
 
 
-@lru_cache(maxsize=1)
-def _kernel_table() -> _Float:
-    """Return the six weights of pixels -2 .. 3 for positions 0, 1/1024 .. 1 past pixel 0, shape (1025, 6).
-
-    Lanczos-3 shifts a star by up to 0.02 pixels, with the period of the pixels, even where its weights are divided by
-    their sum, and so changes fluxes by 0.4 % where the scale changes by 5 %. The smallest change of the weights that
-    makes their moments 1, 0, 0 (sum, first, second) is added: neither is left, and the response stays Lanczos's.
-    """
-    fraction = np.linspace(0.0, 1.0, 1025)[:, None]
-    distance = np.arange(-2.0, 4.0)[None, :] - fraction
-    weights = np.sinc(distance) * np.sinc(distance / 3.0)
-    powers = np.stack([np.ones_like(distance), distance, distance**2], axis=1)
-    wrong = np.einsum("fpk,fk->fp", powers, weights) - np.array([1.0, 0.0, 0.0])
-    normal = np.einsum("fpk,fqk->fpq", powers, powers)
-    weights -= np.einsum("fpk,fp->fk", powers, np.linalg.solve(normal, wrong[..., None])[..., 0])
-    return np.asarray(frozen_array(np.ascontiguousarray(weights)))
-
-
-@numba.njit(cache=True, nogil=True)
-def _taps(table: _Float, fraction: float, weights: _Float) -> None:
-    """Fill the six weights for a position `fraction` in [0, 1] past pixel 0, linearly between the table's rows."""
-    place = fraction * (len(table) - 1)
-    index = min(int(place), len(table) - 2)  # rounding can make the fraction 1
-    part = place - index
-    for k in range(6):
-        weights[k] = (1.0 - part) * table[index, k] + part * table[index + 1, k]
-
-
-@numba.njit(cache=True, nogil=True)
-def _blend_clean(
-    image: FloatImage, variance: FloatImage, mask: MaskImage, x0: int, y0: int, wx: _Float, wy: _Float
-) -> tuple[float, float, int]:
-    """Return value, variance and the OR of all masks of the 6x6 pixels from (x0, y0)."""
-    value, noise, bits = 0.0, 0.0, 0
-    for j in range(6):
-        row, row_noise = 0.0, 0.0
-        for i in range(6):
-            row += wx[i] * image[y0 + j, x0 + i]
-            row_noise += wx[i] * wx[i] * variance[y0 + j, x0 + i]
-            bits |= mask[y0 + j, x0 + i]
-        value += wy[j] * row
-        noise += wy[j] * wy[j] * row_noise
-    return value, noise, bits
-
-
-@numba.njit(cache=True, nogil=True)
-def _blend_masked(
-    image: FloatImage, variance: FloatImage, mask: MaskImage, x0: int, y0: int, wx: _Float, wy: _Float
-) -> tuple[float, float, int]:
-    """As `_blend_clean` where pixels of the kernel are masked, without data or outside: renormalise over the good ones.
-
-    The mask is that of the output pixel. Where too much weight is lost, the planes that took it are set (EDGE for what
-    has no data), and the value is that of all pixels with data, so that a kernel run over it later meets no hole.
-    """
-    height, width = image.shape
-    total, lost, outside, bits = 0.0, 0.0, 0.0, 0
-    good, good_value, good_noise = 0.0, 0.0, 0.0
-    seen, seen_value, seen_noise = 0.0, 0.0, 0.0
-    for j in range(6):
-        for i in range(6):
-            weight = wx[i] * wy[j]
-            total += abs(weight)
-            x, y = x0 + i, y0 + j
-            if x < 0 or y < 0 or x >= width or y >= height:
-                outside += abs(weight)
-                continue
-            value, noise, blocked = image[y, x], variance[y, x], mask[y, x] & _BLOCKING
-            if blocked & _NO_DATA or not (np.isfinite(value) and np.isfinite(noise)):
-                outside += abs(weight)
-                continue
-            seen += weight
-            seen_value += weight * value
-            seen_noise += weight * weight * noise
-            if blocked:
-                lost += abs(weight)
-                if abs(weight) > 1e-3 * LOST_LIMIT:
-                    bits |= blocked
-            else:
-                good += weight
-                good_value += weight * value
-                good_noise += weight * weight * noise
-    if lost + outside <= LOST_LIMIT * total:
-        return good_value / good, good_noise / good**2, 0
-    edge = _EDGE if outside > 1e-6 * total else 0
-    if seen > 0.5:
-        return seen_value / seen, seen_noise / seen**2, bits | edge
-    return 0.0, 0.0, bits | edge | _NO_DATA
-
-
-@numba.njit(cache=True, nogil=True)
-def _soft_bits(mask: MaskImage, x0: int, y0: int) -> int:
-    """Return the OR of the planes that block nothing over the inner 2x2 pixels of a 6x6 kernel at (x0, y0)."""
-    height, width = mask.shape
-    bits = 0
-    for y in range(max(y0 + 2, 0), min(y0 + 4, height)):
-        for x in range(max(x0 + 2, 0), min(x0 + 4, width)):
-            bits |= mask[y, x]
-    return bits & ~_BLOCKING
-
-
-@numba.njit(cache=True, nogil=True)
-def _blend(
-    image: FloatImage, variance: FloatImage, mask: MaskImage, x0: int, y0: int, wx: _Float, wy: _Float
-) -> tuple[float, float, int]:
-    """Return value, variance and mask of the output pixel whose kernel covers the 6x6 pixels from (x0, y0)."""
-    if x0 >= 0 and y0 >= 0 and x0 + 6 <= image.shape[1] and y0 + 6 <= image.shape[0]:
-        value, noise, bits = _blend_clean(image, variance, mask, x0, y0, wx, wy)
-        if not bits & _BLOCKING and np.isfinite(value) and np.isfinite(noise):
-            return value, noise, _soft_bits(mask, x0, y0) if bits else 0
-    value, noise, bits = _blend_masked(image, variance, mask, x0, y0, wx, wy)
-    return value, noise, bits | _soft_bits(mask, x0, y0)
-
-
-@numba.njit(cache=True, nogil=True)
-def _mixed(nodes: _Float, row: int, k: int, first: int, weights: _Float, column: int) -> float:
-    """Return the interpolated nodes[row, k] at a column: a plain loop, as array expressions compile for seconds."""
-    total = 0.0
-    for m in range(4):
-        total += weights[column, m] * nodes[row, k, first + m]
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def _resample(
-    image: FloatImage,
-    variance: FloatImage,
-    mask: MaskImage,
-    rows: _Float,
-    column: NDArray[np.int64],
-    column_weights: _Float,
-    table: _Float,
-) -> tuple[FloatImage, FloatImage, MaskImage, float, float]:
-    """Return image, variance, mask, and over good pixels the sums of large-scale noise power and of variance.
-
-    `rows` (height, 3, columns of nodes) is the node grid interpolated to the target's rows.
-    """
-    height, width = len(rows), len(column)
-    out_image = np.zeros((height, width), np.float32)
-    out_variance = np.zeros((height, width), np.float32)
-    out_mask = np.full((height, width), _NO_DATA, np.int32)
-    wx, wy = np.empty(6), np.empty(6)
-    broad, narrow = 0.0, 0.0
-    for j in range(height):
-        for i in range(width):
-            x = _mixed(rows, j, 0, column[i], column_weights, i)
-            y = _mixed(rows, j, 1, column[i], column_weights, i)
-            area = _mixed(rows, j, 2, column[i], column_weights, i)
-            if not (x >= -0.5 and y >= -0.5 and x < image.shape[1] - 0.5 and y < image.shape[0] - 0.5):
-                continue  # outside, or NaN
-            x0, y0 = int(np.floor(x)), int(np.floor(y))
-            _taps(table, x - x0, wx)
-            _taps(table, y - y0, wy)
-            value, noise, bits = _blend(image, variance, mask, x0 - 2, y0 - 2, wx, wy)
-            out_image[j, i] = value * area
-            out_variance[j, i] = noise * area * area
-            out_mask[j, i] = bits
-            nearest = variance[int(np.floor(y + 0.5)), int(np.floor(x + 0.5))]
-            if not bits & _BLOCKING and nearest < np.inf:
-                broad += nearest * area
-                narrow += noise * area * area
-    return out_image, out_variance, out_mask, broad, narrow
-
-
 def warp_planes(image: FloatImage, mask: MaskImage, variance: FloatImage, grid: NodeGrid) -> Warped:
     """Resample three planes (float32, int32, float32, one shape) through `grid`.
 
@@ -302,14 +134,14 @@ def warp_planes(image: FloatImage, mask: MaskImage, variance: FloatImage, grid: 
     the OR over the four nearest pixels is taken.
     """
     rows = np.einsum("kjmn,jm->jkn", grid.maps[:, grid.row[:, None] + np.arange(4)], grid.row_weights)
-    out_image, out_variance, out_mask, broad, narrow = _resample(
+    out_image, out_variance, out_mask, broad, narrow = resample(
         frozen_array(np.ascontiguousarray(image, np.float32)),
         frozen_array(np.ascontiguousarray(variance, np.float32)),
         frozen_array(np.ascontiguousarray(mask, np.int32)),
         np.ascontiguousarray(rows),
         grid.column,
-        grid.column_weights,
-        _kernel_table(),
+        np.ascontiguousarray(grid.column_weights.T),
+        kernel_table(),
     )
     return Warped(out_image, out_mask, out_variance, max(1.0, broad / narrow) if narrow > 0 else 1.0)
 
