@@ -13,8 +13,8 @@ from workers.warm import load_compiled
 
 if {call}:
     convolve.grow(np.eye(9, dtype=bool), 2.0)
-before = len(convolve._grow_bits.overloads)
-print(load_compiled() > 0, before, len(convolve._grow_bits.overloads) > 0)
+before = len(convolve._paint.overloads)
+print(load_compiled() > 0, before, len(convolve._paint.overloads) > 0)
 """
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, signal
 
-from workers.subtract.convolve import VaryingKernel, block_shape, blocks_near, convolve, grid_positions, grow
+from workers.subtract.convolve import VaryingKernel, block_shape, blocks_near, convolve, grid_positions, grow, grow_bits
 
 
 @settings(max_examples=25, deadline=None)
@@ -97,3 +97,31 @@ def test_narrower_registers_give_the_same_bytes() -> None:
     rng = np.random.default_rng(1)
     image, kernel = rng.normal(size=(2100, 2100)), VaryingKernel(rng.normal(size=(6, 9, 9)), 2, (2100, 2100))
     assert done.stdout.strip() == hashlib.sha256(convolve(image, kernel).tobytes()).hexdigest()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(20, 200), st.integers(1, 90), st.integers(0, 9), st.integers(0, 2**31))
+def test_hidden_pixels_count_nothing_and_bands_make_up_the_whole(height: int, width: int, half: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, hidden = rng.normal(size=(height, width)), rng.random((height, width)) < 0.1
+    kernel = VaryingKernel(rng.normal(size=(3, 2 * half + 1, 2 * half + 1)), 1, (height, width))
+    expected = convolve(np.where(hidden, 0.0, image), kernel)
+    image[hidden] = np.nan
+    depth = block_shape((height, width))[1]
+    bands = [
+        convolve(image, kernel, hidden=hidden, rows=(first, first + 3 * depth)) for first in range(0, height, 3 * depth)
+    ]
+    np.testing.assert_array_equal(np.concatenate(bands), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.floats(1.0, 9.0))
+def test_planes_grow_each_by_itself(seed: int, radius: float) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.choice(np.array([0, 1, 2, 4, 5, 7], np.int32), (70, 300), p=[0.99, *[0.002] * 5])
+    grown = mask.copy()
+    grow_bits(grown, 1 | 4, radius)
+    for plane in (1, 2, 4):
+        before = (mask & plane) != 0
+        near = ndimage.distance_transform_edt(~before) <= radius if before.any() and plane != 2 else before
+        np.testing.assert_array_equal((grown & plane) != 0, near)

@@ -55,7 +55,7 @@ MIN_SUPPORT = 0.5
 """Share of sum(PSF^2) on usable pixels below which a flux is not given."""
 CORE_LOSS = 1e-3
 """Share of the PSF's squared gradient, which is the weight of the position, that may lie outside the core."""
-BATCH = 256
+BATCH = 96
 """Sources fitted at once: bounds the memory, and keeps it in the cache."""
 
 

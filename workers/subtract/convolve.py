@@ -10,11 +10,20 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from workers.imaging.exposure import FloatImage
+from workers.imaging.exposure import FloatImage, frozen_array
 from workers.imaging.psf import PsfModel, polynomial_terms
 from workers.subtract.taps import NARROW, ROWS, WIDE, narrow_taps, wide_taps
 
-__all__ = ["VaryingKernel", "block_shape", "blocks_near", "convolve", "grid_positions", "grow", "grow_bits"]
+__all__ = [
+    "VaryingKernel",
+    "block_shape",
+    "blocks_near",
+    "convolve",
+    "grid_positions",
+    "grow",
+    "grow_bits",
+    "polynomial_row",
+]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
@@ -26,6 +35,12 @@ def grid_positions(shape: tuple[int, int], count: int = 5) -> tuple[_Float, _Flo
     """Return pixel (x, y) of a `count` by `count` grid that spans an image of `shape`, float64 (count²,)."""
     x, y = np.meshgrid(np.linspace(0, shape[1] - 1, count), np.linspace(0, shape[0] - 1, count))
     return x.ravel(), y.ravel()
+
+
+_READ = 64
+"""Rows of an image that a convolution copies at once."""
+_PIECE = 256
+"""Pixels of a row looked at as one."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +77,20 @@ class VaryingKernel:
 
     def sum_image(self) -> FloatImage:
         """Return the kernel's sum at each pixel, float32 of `shape`."""
+        rows, u = self.row_polynomials()
+        out = np.empty(self.shape, np.float32)
+        for y in range(len(out)):
+            polynomial_row(rows[y], u, out[y])
+        return out
+
+    def row_polynomials(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return, for `polynomial_row`, the kernel's sum along each row (height, degree + 1), and u (width,)."""
         sums, powers = self.coefficients.sum(axis=(1, 2)), _powers(self.degree)
         table = np.zeros((self.degree + 1, self.degree + 1))
         for value, (i, j) in zip(sums, powers, strict=True):
             table[j, i] = value
         u, v = (_scaled(np.arange(n, dtype=float), n) for n in self.shape[::-1])
-        out = np.empty(self.shape, np.float32)
-        _polynomial(v[:, None] ** np.arange(self.degree + 1) @ table, u.astype(np.float32), out)
-        return out
+        return (v[:, None] ** np.arange(self.degree + 1) @ table).astype(np.float32), u.astype(np.float32)
 
     def trimmed(self, share: float) -> VaryingKernel:
         """Return the kernel without the outer rows and columns that hold no more than `share` of its square's sum.
@@ -110,25 +131,33 @@ class VaryingKernel:
 
 
 def convolve(
-    image: NDArray[np.floating] | _Bool, kernel: VaryingKernel, active: _Bool | None = None, fill: float = 0.0
+    image: NDArray[np.floating] | _Bool,
+    kernel: VaryingKernel,
+    active: _Bool | None = None,
+    fill: float = 0.0,
+    *,
+    hidden: _Bool | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> FloatImage:
     """Return sum_d K(d; x) image[x - d], float32; outside the image is 0. `image` must be finite.
 
     The kernel is the one at the middle of a block of 16 rows and 64 pixels (4 and 16 in images below 2048 pixels).
-    With `active`, blocks of `blocks_near` that are not are skipped and get the value `fill`.
+    With `active`, blocks of `blocks_near` that are not are skipped and get the value `fill`. `hidden` pixels count as
+    0, whatever they hold. `rows`: the first and the one after the last to return, the first that of a block.
     """
-    half, (height, width) = kernel.half, kernel.shape
-    across, rows = block_shape(kernel.shape)
-    down, along = -(-height // rows), -(-width // across)
-    padded = np.zeros((down * rows + 2 * half, along * across + 2 * half), np.float32)
-    padded[half : half + height, half : half + width] = image
-    x, y = (np.arange(along) + 0.5) * across - 0.5, (np.arange(down) + 0.5) * rows - 0.5
+    across, depth = block_shape(kernel.shape)
+    first, last = (0, kernel.shape[0]) if rows is None else (rows[0], min(rows[1], kernel.shape[0]))
+    down, along = -(-(last - first) // depth), -(-kernel.shape[1] // across)
+    x, y = (np.arange(along) + 0.5) * across - 0.5, first + (np.arange(down) + 0.5) * depth - 0.5
     terms = kernel.terms(np.tile(x, down), np.repeat(y, along)).astype(np.float32).reshape(down, along, -1)
     taps = np.ascontiguousarray(kernel.coefficients[:, ::-1, ::-1], dtype=np.float32)
-    out = np.full((down * rows, along * across), fill, np.float32)
-    chosen = np.ones((down, along), bool) if active is None else active
-    _convolve(padded, taps, terms, chosen, (across, rows), out)
-    return out if out.shape == kernel.shape else np.ascontiguousarray(out[:height, :width])
+    out = np.full((last - first, kernel.shape[1]), fill, np.float32)
+    chosen = np.ones((down, along), bool) if active is None else active[first // depth :][:down]
+    covered = np.zeros((0, 0), bool) if hidden is None else hidden
+    plane = image if image.dtype == np.bool_ else np.asarray(image, np.float32)
+    planes = [frozen_array(np.ascontiguousarray(one)) for one in (plane, covered)]
+    _convolve(planes[0], planes[1], taps, terms, np.ascontiguousarray(chosen), (across, depth, first), out)
+    return out
 
 
 def block_shape(shape: tuple[int, int]) -> tuple[int, int]:
@@ -151,31 +180,31 @@ def grow(mask: _Bool, radius: float) -> _Bool:
     """Return `mask` (bool, 2-D) grown by a disc of `radius` pixels."""
     if int(np.floor(radius)) < 1 or not mask.any():
         return mask
-    return np.asarray(grow_bits(np.ascontiguousarray(mask).view(np.uint8), 1, radius).view(bool))
-
-
-def grow_bits(mask: NDArray[Any], planes: int, radius: float) -> NDArray[Any]:
-    """Return `mask` (integers, 2-D) with each plane of `planes` grown by a disc of `radius` pixels."""
-    reach = int(np.floor(radius))
-    if reach < 1:
-        return mask
-    chords = np.floor(np.sqrt(radius**2 - np.square(np.arange(-reach, reach + 1.0)))).astype(np.int64)
-    grown = mask.copy()
-    _grow_bits(mask, mask.dtype.type(planes), chords, grown)
+    grown = np.array(mask, order="C")
+    grow_bits(grown.view(np.uint8), 1, radius)
     return grown
 
 
+def grow_bits(mask: NDArray[Any], planes: int, radius: float) -> None:
+    """Grow each plane of `planes` in `mask` (integers, 2-D, contiguous) by a disc of `radius` pixels, in place."""
+    reach = int(np.floor(radius))
+    if reach < 1:
+        return
+    chords = np.floor(np.sqrt(radius**2 - np.square(np.arange(-reach, reach + 1.0)))).astype(np.int64)
+    bits = mask.dtype.type(planes)
+    edge = np.empty((_edges(mask, bits, np.empty((0, 3), np.int64)), 3), np.int64)
+    _edges(mask, bits, edge)
+    _paint(edge, chords, mask)
+
+
 @njit(cache=True, nogil=True)
-def _polynomial(rows: Any, u: Any, out: Any) -> None:  # pragma: no cover - compiled
-    """Fill `out` with sum_i rows[y, i] u[x]^i."""
-    for y in range(out.shape[0]):
-        last = rows.shape[1] - 1
-        line = out[y]
-        line[:] = np.float32(rows[y, last])
-        for i in range(last - 1, -1, -1):
-            value = np.float32(rows[y, i])
-            for x in range(line.size):
-                line[x] = line[x] * u[x] + value
+def polynomial_row(coefficients: Any, u: Any, line: Any) -> None:  # pragma: no cover - compiled
+    """Fill `line` with sum_i coefficients[i] u^i, all float32."""
+    last = coefficients.size - 1
+    line[:] = coefficients[last]
+    for i in range(last - 1, -1, -1):
+        for x in range(line.size):
+            line[x] = line[x] * u[x] + coefficients[i]
 
 
 @njit(cache=True, nogil=True)
@@ -192,27 +221,48 @@ def _kernel_at(taps: Any, terms: Any, turned: Any) -> None:  # pragma: no cover 
 
 
 @njit(cache=True, nogil=True)
+def _read(image: Any, hidden: Any, first: int, margin: int, strip: Any) -> None:  # pragma: no cover - compiled
+    """Copy the image's rows from `first` on into `strip`, `margin` pixels from its left; 0 above and below."""
+    height, width = image.shape
+    for row in range(strip.shape[0]):
+        y, line = first + row, strip[row, margin : margin + width]
+        if y < 0 or y >= height:
+            line[:] = 0.0
+        elif hidden.size == 0:
+            line[:] = image[y]
+        else:
+            pixels, covered = image[y], hidden[y]
+            for x in range(width):
+                line[x] = np.float32(0.0) if covered[x] else np.float32(pixels[x])
+
+
+@njit(cache=True, nogil=True)
 def _convolve(
-    padded: Any, taps: Any, terms: Any, active: Any, block: Any, out: Any
+    image: Any, hidden: Any, taps: Any, terms: Any, active: Any, block: Any, out: Any
 ) -> None:  # pragma: no cover - compiled
-    """Fill the active blocks of `out`; `block` = (pixels along x, WIDE or NARROW, rows)."""
-    n, across, rows = taps.shape[1], block[0], block[1]
+    """Fill the active blocks of `out`; `block` = (pixels along x, WIDE or NARROW, rows, first row of `out`)."""
+    n, (across, rows, first) = taps.shape[1], block
+    half, per = n // 2, max(_READ // rows, 1)
+    strip = np.zeros((per * rows + 2 * half, terms.shape[1] * across + 2 * half), np.float32)
     turned, sums = np.zeros((n + 2 * ROWS - 2, n), np.float32), np.empty((ROWS, across), np.float32)
     for down in range(terms.shape[0]):
+        if down % per == 0:
+            _read(image, hidden, first + down * rows - half, half, strip)
         for along in range(terms.shape[1]):
             if not active[down, along]:
                 continue
             _kernel_at(taps, terms[down, along], turned)
-            x = along * across
-            for y in range(down * rows, (down + 1) * rows, ROWS):
-                sums[:] = 0.0
+            x, width = along * across, min(across, out.shape[1] - along * across)
+            for part in range(0, rows, ROWS):
+                y, sums[:] = down % per * rows + part, 0.0
                 for i in range(n + ROWS - 1):
-                    pixels, lines = padded[y + i, x:], turned[n + ROWS - 2 - i : n + 2 * ROWS - 2 - i]
+                    pixels, lines = strip[y + i, x:], turned[n + ROWS - 2 - i : n + 2 * ROWS - 2 - i]
                     if across == WIDE:
                         wide_taps(pixels, lines, sums)
                     else:
                         narrow_taps(pixels, lines, sums)
-                out[y : y + ROWS, x : x + across] = sums
+                for row in range(down * rows + part, min(down * rows + part + ROWS, out.shape[0])):
+                    out[row, x : x + width] = sums[row - down * rows - part, :width]
 
 
 @njit(cache=True, nogil=True)
@@ -229,23 +279,42 @@ def _touched(mask: Any, rows: int, across: int, found: Any) -> None:  # pragma: 
 
 
 @njit(cache=True, nogil=True)
-def _grow_bits(mask: Any, planes: Any, chords: Any, grown: Any) -> None:  # pragma: no cover - compiled
-    """Paint discs round the pixels whose planes a neighbour lacks; `chords` the disc's half widths by row."""
+def _edges(mask: Any, planes: Any, found: Any) -> int:  # pragma: no cover - compiled
+    """Count the pixels whose planes a neighbour lacks; write (row, column, planes) of them where `found` has room."""
+    height, width = mask.shape
+    count = 0
+    for y in range(height):
+        for begin in range(0, width, _PIECE):
+            union = mask[y, begin]
+            for x in range(begin, min(begin + _PIECE, width)):
+                union |= mask[y, x]
+            if union & planes == 0:
+                continue
+            for x in range(begin, min(begin + _PIECE, width)):
+                bits = mask[y, x] & planes
+                if bits == 0:
+                    continue
+                if 0 < x < width - 1 and 0 < y < height - 1:
+                    common = mask[y, x - 1] & mask[y, x + 1] & mask[y - 1, x] & mask[y + 1, x]
+                    if common & bits == bits:
+                        continue
+                if count < found.shape[0]:
+                    found[count, 0], found[count, 1], found[count, 2] = y, x, bits
+                count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _paint(found: Any, chords: Any, mask: Any) -> None:  # pragma: no cover - compiled
+    """Paint discs round pixels (row, column, planes); `chords` the disc's half widths by row."""
     height, width = mask.shape
     reach = chords.size // 2
-    for y in range(height):
-        for x in range(width):
-            bits = mask[y, x] & planes
-            if bits == 0:
-                continue
-            if 0 < x < width - 1 and 0 < y < height - 1:
-                common = mask[y, x - 1] & mask[y, x + 1] & mask[y - 1, x] & mask[y + 1, x]
-                if common & bits == bits:
-                    continue
-            for row in range(max(y - reach, 0), min(y + reach + 1, height)):
-                chord = chords[row - y + reach]
-                for column in range(max(x - chord, 0), min(x + chord + 1, width)):
-                    grown[row, column] |= bits
+    for k in range(found.shape[0]):
+        y, x, bits = found[k, 0], found[k, 1], found[k, 2]
+        for row in range(max(y - reach, 0), min(y + reach + 1, height)):
+            chord = chords[row - y + reach]
+            for column in range(max(x - chord, 0), min(x + chord + 1, width)):
+                mask[row, column] |= bits
 
 
 def _shape(image: NDArray[np.generic]) -> tuple[int, int]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy import signal
 
 from schemas.errors import DataError
-from workers.imaging.exposure import Exposure, FloatImage
+from workers.imaging.exposure import Exposure, FloatImage, frozen_array
 from workers.imaging.psf import PsfModel
 from workers.subtract.basis import design_basis
-from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
+from workers.subtract.convolve import VaryingKernel, convolve, grid_positions, polynomial_row
 from workers.subtract.decorrelate import noise_gains, whitening_kernels
 from workers.subtract.kernel import KernelFit, fit_kernel, stamp_grams
 from workers.subtract.kernel_stars import ENOUGH_STARS, find_stars
 from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
 from workers.subtract.psf_ratio import psf_ratio_kernel
-from workers.subtract.residual_background import residual_background
+from workers.subtract.residual_background import residual_background, take_off
 
 __all__ = ["Matched", "check_scale", "clean_variance", "difference_image", "difference_psf", "sky_levels"]
 
@@ -31,6 +33,8 @@ _SCALE_RANGE = (0.2, 5.0)
 _FEW_STARS_RANGE = (0.5, 2.0)
 _NARROWER = (10, 7)
 """Half widths of the kernel that are tried where too few stars carry the one wanted."""
+_THIN = 8
+"""Pixels along each axis of which one speaks for the sky's variance."""
 _VARIANCE_LOSS = 1e-3
 """Of the sum of K^4, outside the pixels through which variance is spread."""
 _WHITENING_LOSS = 1e-6
@@ -44,6 +48,7 @@ class Matched:
     exposure: Exposure
     """nJy on the science image's scale; the PSF is the whitened one, of unit sum."""
     planes: DifferenceMask
+    """Its mask is the exposure's: detection adds its planes there."""
     model: FloatImage
     """The template as the science image sees it (itself, where the science image was convolved), nJy."""
     stars: _Float
@@ -80,12 +85,11 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
             "look at the masks, and at image and variance for values that are not finite"
         )
     hidden = blocked[1] if pair.template_convolved else blocked[0]
-    model, image, variances = _subtracted(pair, fit, planes, hidden)
-    through = convolve(variances[1], _squared(fit.kernel))
-    left = residual_background(image, variances[0] + through, planes.excluded)
-    image -= left.sum_image()
-    image[planes.excluded] = 0.0
-    exposure = _whitened(science, pair, fit.kernel, image, (*variances, through), planes)
+    model, image = _subtracted(pair, fit, planes, hidden)
+    through = convolve(clean_variance(pair.convolved.variance, hidden), _squared(fit.kernel))
+    left = residual_background(image, pair.target.variance, planes.excluded, more=through)
+    take_off(image, left, planes.excluded)
+    exposure = _whitened(science, pair, fit.kernel, image, through, planes)
     scale, used = fit.kernel.sums(), fit.used
     metrics = {
         "convolved": float(pair.template_convolved),
@@ -164,28 +168,29 @@ def check_scale(kernel: VaryingKernel, science: Exposure) -> None:
 
 def _subtracted(
     pair: _Pair, fit: KernelFit, planes: DifferenceMask, blocked: NDArray[np.bool_]
-) -> tuple[FloatImage, FloatImage, tuple[FloatImage, FloatImage]]:
-    """Return the template as the science image sees it, target - kernel * convolved - background, and variances.
+) -> tuple[FloatImage, FloatImage]:
+    """Return the template as the science image sees it, and target - kernel * convolved - background.
 
-    These are the clean ones of target and convolved image; `blocked` pixels of the latter.
+    `blocked` pixels of the image that is convolved.
     """
     convolved = convolve(filled(pair.convolved.image, blocked, 0.5 * pair.fwhm), fit.kernel)
     image = pair.target.image - convolved
-    image -= fit.background.sum_image()
-    image[planes.excluded] = 0.0
+    take_off(image, fit.background, planes.excluded)
     model = convolved if pair.template_convolved else np.where(planes.excluded, np.float32(0.0), pair.target.image)
-    return (
-        model,
-        image,
-        (clean_variance(pair.target.variance, planes.excluded), clean_variance(pair.convolved.variance, blocked)),
-    )
+    return model, image
 
 
 def clean_variance(variance: FloatImage, blocked: NDArray[np.bool_]) -> FloatImage:
     """Return `variance` with blocked pixels at the median of the others (0 where there is none)."""
-    sample = variance[::4, ::4][~blocked[::4, ::4]]
-    typical = np.float32(np.median(sample)) if sample.size else np.float32(0.0)
-    return np.where(blocked, typical, variance)
+    clean = np.array(variance, np.float32)
+    np.copyto(clean, _typical(variance, blocked), where=blocked)
+    return clean
+
+
+def _typical(variance: FloatImage, blocked: NDArray[np.bool_]) -> np.float32:
+    """Return the median of the pixels that are not blocked, 0 without any."""
+    sample = variance[::_THIN, ::_THIN][~blocked[::_THIN, ::_THIN]]
+    return np.float32(np.median(sample)) if sample.size else np.float32(0.0)
 
 
 def _squared(kernel: VaryingKernel) -> VaryingKernel:
@@ -200,18 +205,18 @@ def _whitened(
     pair: _Pair,
     kernel: VaryingKernel,
     image: FloatImage,
-    variances: tuple[FloatImage, FloatImage, FloatImage],
+    through: FloatImage,
     planes: DifferenceMask,
 ) -> Exposure:
     """Return the difference convolved with whitening kernels, with the variance and the PSF that belong to it.
 
-    `variances` of the target, of the convolved image, and of that one as its kernel spreads it. The flux scale is the
-    science image's.
+    `through`: the variance of the convolved image as its kernel spreads it; the difference's is written over it. The
+    flux scale is the science image's.
     """
     shape = kernel.shape
     x, y = grid_positions(shape)
     kernels = kernel.at(x, y)
-    levels = [sky_levels(plane, planes.excluded, x, y) for plane in variances[:2]]
+    levels = [sky_levels(e.variance, planes.excluded, x, y) for e in (pair.target, pair.convolved)]
     degree = min(2, 2 * kernel.degree)
     psi = whitening_kernels(kernels, levels[0], levels[1], kernel.half)
     whitening = VaryingKernel.fit(psi, x, y, degree, shape).trimmed(_WHITENING_LOSS)
@@ -219,11 +224,14 @@ def _whitened(
     psf, stamps = difference_psf(science, psi if pair.template_convolved else _chained(psi, kernels), x, y, shape)
     plain_gain, through_gain = noise_gains(psi, kernels, stamps)
     gains = plain_gain, through_gain / np.square(kernels).sum(axis=(1, 2))
-    spread = [VaryingKernel.fit(gain[:, None, None], x, y, degree, shape).sum_image() for gain in gains]
-    variance = spread[0]
-    variance *= variances[0]
-    spread[1] *= variances[2]
-    variance += spread[1]
+    spread = [VaryingKernel.fit(gain[:, None, None], x, y, degree, shape).row_polynomials()[0] for gain in gains]
+    u = kernel.row_polynomials()[1]
+    plain, typical = (
+        frozen_array(np.ascontiguousarray(pair.target.variance)),
+        _typical(pair.target.variance, planes.excluded),
+    )
+    _joined_variance(plain, through, planes.excluded, spread[0], spread[1], u, typical)
+    variance = through
     difference = convolve(image, whitening)
     if not pair.template_convolved:
         scale = kernel.sum_image()
@@ -234,11 +242,11 @@ def _whitened(
 
 def sky_levels(variance: FloatImage, excluded: NDArray[np.bool_], x: _Float, y: _Float) -> _Float:
     """Return the sky's variance round each position: the median over a quarter of the image's side, float64 (m,)."""
-    thin, bad = variance[::4, ::4], excluded[::4, ::4]
+    thin, bad = variance[::_THIN, ::_THIN], excluded[::_THIN, ::_THIN]
     typical = np.median(thin[~bad]) if not bad.all() else np.median(thin)
     reach_x, reach_y = max(thin.shape[1] // 8, 1), max(thin.shape[0] // 8, 1)
     levels = np.full(len(x), float(typical))
-    for i, (column, row) in enumerate(zip((x / 4).astype(int), (y / 4).astype(int), strict=True)):
+    for i, (column, row) in enumerate(zip((x / _THIN).astype(int), (y / _THIN).astype(int), strict=True)):
         part = slice(max(row - reach_y, 0), row + reach_y), slice(max(column - reach_x, 0), column + reach_x)
         good = ~bad[part]
         if good.mean() > 0.25:
@@ -261,3 +269,17 @@ def difference_psf(
     degree = max(psf.degree, 1)
     model = PsfModel.fit(stamps, x, y, degree=degree, width=shape[1], height=shape[0])
     return model, stamps
+
+
+@njit(cache=True, nogil=True)
+def _joined_variance(
+    plain: Any, through: Any, excluded: Any, first: Any, second: Any, u: Any, typical: Any
+) -> None:  # pragma: no cover - compiled
+    """Make `through` the sum of both variances times gains, which are given as polynomials of rows."""
+    one, two = np.empty(u.size, np.float32), np.empty(u.size, np.float32)
+    for y in range(plain.shape[0]):
+        polynomial_row(first[y], u, one)
+        polynomial_row(second[y], u, two)
+        noises, line, bad = plain[y], through[y], excluded[y]
+        for x in range(u.size):
+            line[x] = two[x] * line[x] + one[x] * (typical if bad[x] else noises[x])

@@ -24,6 +24,8 @@ MIN_STARS = 3
 _STARS_PER_TERM = 5
 _RESERVED, _FEWEST_RESERVED = 5, 6
 """One star of so many tells the degree, where there are enough of them."""
+_AT_ONCE = 32
+"""Stars whose stamps are worked on at once."""
 _CLIP_ROUNDS = 4
 _CLIP_SIGMA = 4.0
 _MISFIT = 0.03  # of a star's flux (rms): below it a high chi² is no reason to drop the star
@@ -129,6 +131,25 @@ def stamp_grams(
     the kernel's half width. The weights use the variance averaged over 5 x 5 pixels, since a weight that follows the
     noise of its own pixel pulls fluxes down.
     """
+    count, size = len(x), len(basis) + 1
+    gram, rhs = np.empty((count, size, size)), np.empty((count, size))
+    norm, noise = np.empty(count), np.empty(count)
+    for first in range(0, count, _AT_ONCE):  # few at a time: they stay in the processor's cache
+        part = slice(first, first + _AT_ONCE)
+        gram[part], rhs[part], norm[part], noise[part] = _sums(convolved, target, x[part], y[part], basis, half)
+    pixels = (2 * half + 1) ** 2
+    return StampGrams(x.astype(float), y.astype(float), gram, rhs, norm, noise, pixels)
+
+
+def _sums(
+    convolved: tuple[NDArray[np.floating], NDArray[np.floating]],
+    target: tuple[NDArray[np.floating], NDArray[np.floating]],
+    x: NDArray[np.intp],
+    y: NDArray[np.intp],
+    basis: KernelBasis,
+    half: int,
+) -> tuple[_Float, _Float, _Float, _Float]:
+    """Return gram, rhs, norm and noise of `StampGrams`."""
     reach = basis.profiles.shape[1] // 2
     models = basis.convolved(_stamps(convolved[0], x, y, half + reach).astype(float))
     data = _stamps(target[0], x, y, half).astype(float)
@@ -137,15 +158,9 @@ def stamp_grams(
     count, pixels = len(x), (2 * half + 1) ** 2
     design = np.concatenate([models * root[:, None], root[:, None]], axis=1).reshape(count, len(basis) + 1, pixels)
     weighted = (data * root).reshape(count, pixels, 1)
-    return StampGrams(
-        x=x.astype(float),
-        y=y.astype(float),
-        gram=design @ design.transpose(0, 2, 1),
-        rhs=(design @ weighted)[:, :, 0],
-        norm=np.square(weighted[:, :, 0]).sum(axis=1),
-        noise=(spread[0] * np.square(root)).sum(axis=(1, 2)),
-        pixels=pixels,
-    )
+    gram = design @ design.transpose(0, 2, 1)
+    noise = (spread[0] * np.square(root)).sum(axis=(1, 2))
+    return gram, (design @ weighted)[:, :, 0], np.square(weighted[:, :, 0]).sum(axis=1), noise
 
 
 def fit_kernel(grams: StampGrams, basis: KernelBasis, degree: int, shape: tuple[int, int]) -> KernelFit:
@@ -313,8 +328,9 @@ def _positive_solution(matrix: _Float, rhs: _Float) -> _Float | None:
 
 def _smoothed(stamps: NDArray[np.floating]) -> _Float:
     """Return the 5 x 5 means of stamps (m, n, n), complete windows only."""
-    windows = np.lib.stride_tricks.sliding_window_view(stamps.astype(float), (5, 5), axis=(1, 2))
-    return np.asarray(windows.mean(axis=(3, 4)))
+    n = stamps.shape[1] - 4
+    along = np.sum([stamps[:, :, k : k + n] for k in range(5)], axis=0, dtype=float)
+    return np.asarray(np.sum([along[:, k : k + n] for k in range(5)], axis=0) / 25.0)
 
 
 def _stamps(image: NDArray[np.floating], x: NDArray[np.intp], y: NDArray[np.intp], half: int) -> NDArray[np.floating]:

@@ -25,7 +25,7 @@ _FAINT_SNR = 8.0
 ENOUGH_STARS = 12
 _PIXEL_SNR = 5.0
 """Of a single pixel: what a star of S/N 20 has at a seeing of 4 pixels."""
-_TRIED = 1000
+_TRIED = 640
 """Stars measured in both images."""
 _MAX_CHANGE = 1.5
 """Factor by which a star's flux ratio may differ from the typical one; centres are whole pixels here."""

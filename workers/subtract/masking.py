@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from workers.imaging.exposure import Exposure, FloatImage, MaskImage
+from workers.imaging.exposure import Exposure, FloatImage, MaskImage, frozen_array
 from workers.imaging.flagged_pixels import usable_pixels
 from workers.imaging.masks import BLOCKING, MaskPlane
 from workers.subtract.convolve import VaryingKernel, grow, grow_bits
@@ -34,6 +35,7 @@ _TEMPLATE_PLANES = {
 }
 """What a plane of the template is called in the difference."""
 _TEMPLATE_GROWN = sum(set(map(int, _TEMPLATE_PLANES.values())))
+_SATURATED = int(MaskPlane.SATURATED | MaskPlane.SATURATED_TEMPLATE)
 _MANY = 0.05
 """Of the pixels blocked: from here it pays to look first which have a good one near."""
 _LEAST_WEIGHT = 0.1
@@ -61,11 +63,11 @@ def filled(image: FloatImage, blocked: _Bool, sigma: float) -> FloatImage:
 
     It limits what a kernel carries from a blocked pixel to its neighbours; the pixels stay masked.
     """
-    clean = np.where(blocked, np.float32(0.0), image)
+    clean = np.array(image, np.float32, order="C")
     if blocked.any():
         axis = np.arange(np.ceil(3 * sigma) + 1)
         near = grow(~blocked, axis[-1]) if blocked.mean() > _MANY else np.ones(image.shape, bool)
-        _fill(image, blocked, near, np.exp(-0.5 * np.square(axis / sigma)), clean)
+        _fill(frozen_array(np.ascontiguousarray(image)), blocked, near, np.exp(-0.5 * np.square(axis / sigma)), clean)
     return clean
 
 
@@ -87,32 +89,23 @@ def combine_masks(
     The border of `reach` pixels, where the kernel leaves the image, becomes EDGE. `fwhm` (pixels) sizes the halos.
     """
     grown_by = (0, reach) if convolved_template else (reach, 0)
-    mask = _without_data(science, science.mask & np.int32(_COPIED))
-    mask = grow_bits(mask, _GROWN, grown_by[0])
-    mask |= grow_bits(_without_data(template, _renamed(template.mask)), _TEMPLATE_GROWN, grown_by[1])
+    mask, theirs = _carried(science, _COPIED, {}), _carried(template, 0, _TEMPLATE_PLANES)
+    grow_bits(mask, _GROWN, grown_by[0])
+    grow_bits(theirs, _TEMPLATE_GROWN, grown_by[1])
+    mask |= theirs
     _mark_border(mask, reach)
     excluded = (mask & int(BLOCKING)) != 0
-    halo = np.zeros(mask.shape, bool)
-    for plane in (MaskPlane.SATURATED, MaskPlane.SATURATED_TEMPLATE):
-        grown = grow((mask & int(plane)) != 0, np.ceil(_HALO_FWHM * fwhm))
-        np.bitwise_or(mask, np.int32(plane), out=mask, where=grown)
-        halo |= grown
-    return DifferenceMask(mask, excluded, halo)
+    grow_bits(mask, _SATURATED, np.ceil(_HALO_FWHM * fwhm))
+    return DifferenceMask(mask, excluded, (mask & _SATURATED) != 0)
 
 
-def _without_data(exposure: Exposure, mask: MaskImage) -> MaskImage:
-    """Set NO_DATA in `mask` where image or variance is not a usable number; return it."""
-    usable = usable_pixels(exposure.image, exposure.variance, mask, MaskPlane(0))
-    np.bitwise_or(mask, np.int32(MaskPlane.NO_DATA), out=mask, where=~usable)
-    return mask
-
-
-def _renamed(mask: MaskImage) -> MaskImage:
-    """Return a template's mask by the names its planes have in the difference."""
-    renamed = np.zeros(mask.shape, np.int32)
-    pairs = np.array([(int(plane), int(name)) for plane, name in _TEMPLATE_PLANES.items()], np.int32)
-    _rename(np.ascontiguousarray(mask).ravel(), pairs, renamed.ravel())
-    return renamed
+def _carried(exposure: Exposure, kept: int, renamed: Mapping[MaskPlane, MaskPlane]) -> MaskImage:
+    """Return a mask with the planes `kept` of an exposure's, those `renamed`, and NO_DATA where it has no number."""
+    pairs = np.array([(int(plane), int(name)) for plane, name in renamed.items()], np.int32).reshape(-1, 2)
+    image, variance = (frozen_array(np.ascontiguousarray(plane)) for plane in (exposure.image, exposure.variance))
+    mask, out = frozen_array(np.ascontiguousarray(exposure.mask)), np.empty(exposure.shape, np.int32)
+    _carry(image, variance, mask, np.int32(kept), pairs, np.int32(MaskPlane.NO_DATA), out)
+    return out
 
 
 def _mark_border(mask: MaskImage, reach: int) -> None:
@@ -129,7 +122,10 @@ def _fill(image: Any, blocked: Any, near: Any, profile: Any, clean: Any) -> None
     reach = profile.size - 1
     for y in range(height):
         for x in range(width):
-            if not (blocked[y, x] and near[y, x]):
+            if not blocked[y, x]:
+                continue
+            clean[y, x] = 0.0
+            if not near[y, x]:
                 continue
             total, weight = 0.0, 0.0
             for row in range(max(y - reach, 0), min(y + reach + 1, height)):
@@ -143,10 +139,18 @@ def _fill(image: Any, blocked: Any, near: Any, profile: Any, clean: Any) -> None
 
 
 @njit(cache=True, nogil=True)
-def _rename(mask: Any, pairs: Any, renamed: Any) -> None:  # pragma: no cover - compiled
-    """Most pixels have no plane."""
-    for index in range(mask.size):
-        if mask[index] != 0:
-            for k in range(pairs.shape[0]):
-                if mask[index] & pairs[k, 0] != 0:
-                    renamed[index] |= pairs[k, 1]
+def _carry(
+    image: Any, variance: Any, mask: Any, kept: Any, pairs: Any, missing: Any, out: Any
+) -> None:  # pragma: no cover - compiled
+    """Most pixels have no plane; a difference with itself is zero for finite numbers alone."""
+    for y in range(mask.shape[0]):
+        values, noises, bits, line = image[y], variance[y], mask[y], out[y]
+        for x in range(line.size):
+            finite = (values[x] - values[x] == 0.0) & (noises[x] - noises[x] == 0.0) & (noises[x] > 0.0)
+            line[x] = (bits[x] & kept) | (0 if finite else missing)
+        if pairs.shape[0] > 0:
+            for x in range(line.size):
+                if bits[x] != 0:
+                    for k in range(pairs.shape[0]):
+                        if bits[x] & pairs[k, 0] != 0:
+                            line[x] |= pairs[k, 1]

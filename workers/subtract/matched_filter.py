@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workers.imaging.exposure import FloatImage
 from workers.imaging.psf import PsfModel
-from workers.subtract.convolve import VaryingKernel, blocks_near, convolve, grid_positions
+from workers.subtract.convolve import VaryingKernel, block_shape, blocks_near, convolve, grid_positions
 from workers.subtract.model_error import ModelErrors, add_model_errors
 
 __all__ = ["robust_std", "score_image"]
@@ -19,6 +19,8 @@ _Bool = NDArray[np.bool_]
 _MIN_SUPPORT = 0.5  # of sum(PSF^2) on usable pixels
 _BRIGHT = 5.0
 """Sigma per pixel, of light whose model errors can matter."""
+_BAND = 512
+"""Rows of the score made at once."""
 _CORE_LOSS = 5e-4
 """Of sum(PSF^2), outside the square of pixels that is used."""
 
@@ -45,15 +47,37 @@ def score_image(
     squared = VaryingKernel.fit(np.square(template.at(x, y)), x, y, min(degree, 1), shape)
     middle = np.square(template.at(shape[1] / 2, shape[0] / 2)[0])
     weights = VaryingKernel.constant(middle / middle.sum(), shape)
-    support = convolve(~excluded, weights, blocks_near(excluded, weights.half), 1.0)
-    score = convolve(np.where(excluded, np.float32(0.0), image), template)
-    noise = convolve(np.where(excluded, np.float32(0.0), variance), squared.trimmed(_CORE_LOSS))
+    squared, usable, near, lit = squared.trimmed(_CORE_LOSS), ~excluded, blocks_near(excluded, weights.half), None
     if model is not None:
-        light, errors = model
-        bright = light > _BRIGHT * np.sqrt(np.median(variance[::16, ::16]))
-        add_model_errors(noise, convolve(light, template, blocks_near(bright, 2 * template.half)), errors)
-    _divide(score, noise, support, np.float32(_MIN_SUPPORT))
+        bright = model[0] > _BRIGHT * np.sqrt(np.median(variance[::16, ::16]))
+        lit = blocks_near(bright, 2 * template.half)
+    score = np.empty(shape, np.float32)
+    for first in range(0, shape[0], _BAND):  # one band of the noise at a time is all that is kept
+        rows = first, min(first + _BAND, shape[0])
+        band = convolve(image, template, hidden=excluded, rows=rows)
+        noise = convolve(variance, squared, hidden=excluded, rows=rows)
+        support = convolve(usable, weights, near, 1.0, rows=rows)
+        if model is not None:
+            _add_model(noise, model, template, lit, rows)
+        _divide(band, noise, support, np.float32(_MIN_SUPPORT))
+        score[rows[0] : rows[1]] = band
     return score
+
+
+def _add_model(
+    noise: FloatImage,
+    model: tuple[FloatImage, ModelErrors],
+    psf: VaryingKernel,
+    lit: _Bool | None,
+    rows: tuple[int, int],
+) -> None:
+    """Add the errors of the model to the noise of a band of `rows`; `lit` blocks hold light that matters."""
+    margin = block_shape(psf.shape)[1]
+    first, last = max(rows[0] - margin, 0), min(rows[1] + margin, psf.shape[0])
+    light = convolve(model[0], psf, lit, rows=(first, last))
+    wide = np.zeros(light.shape, np.float32)
+    add_model_errors(wide, light, model[1])
+    noise += wide[rows[0] - first : rows[1] - first]
 
 
 @njit(cache=True, nogil=True)

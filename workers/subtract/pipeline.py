@@ -73,18 +73,20 @@ class Subtraction:
 
 @dataclass(frozen=True)
 class _Scored:
-    """The difference with the errors it shows, and its score."""
+    """The difference with the errors it shows, and its score. What it was made of can be forgotten."""
 
     difference: Exposure
     score: FloatImage
+    footprints: tuple[Runs, Runs]
+    """Of the score beyond the threshold, positive and negative."""
     usable: _Bool
     """Pixels of the difference that may be measured."""
-    noise: float
-    """Of the score on empty sky, before the variance was scaled by it."""
-    errors: ModelErrors
+    halo: _Bool
     sky: QuietSky
+    errors: ModelErrors
     fwhm: float
     """Of the difference's PSF in the middle, pixels."""
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -109,30 +111,24 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     Raises DataError where shapes or units differ, the template covers too little, or no kernel can be fitted.
     """
     coverage = _checked_coverage(science, template, config)
-    matched = _matched(science, template, config)
-    scored = _scored(matched)
-    difference, score, fwhm = scored.difference, scored.score, scored.fwhm
+    scored = _scored(_matched(science, template, config), config.threshold)
+    difference, fwhm = scored.difference, scored.fwhm
     height, width = difference.shape
-    footprints = find_runs(score, config.threshold), find_runs(score, config.threshold, -1.0)
-    found = _find(score, footprints, matched, difference, config.threshold, fwhm)
-    rows, kept = _measured(found, scored, matched.planes.mask, (science, template))
-    difference = _with_detections(difference, footprints)
+    found = _find(scored, config.threshold)
+    rows, kept = _measured(found, scored, (science, template))
     stamps = _stamps(difference, science, template, rows, config.stamp_size)
     measure_shapes(rows, stamps, fwhm, difference.need_wcs().pixel_scale(width / 2, height / 2))
     set_pixel_flags(rows, stamps.differenceMask, fwhm)
     rows["glint_trail"] = flag_glints(rows, difference.shape)
     measure_extendedness(rows, science)
-    control, judged = _controlled(scored, matched, config.threshold)
+    control = control_sources(difference, scored.score, scored.usable, scored.sky, config.threshold, fwhm)
     metrics = {
-        **matched.metrics,
-        **judged,
+        **scored.metrics,
+        **sky_metrics(control, int(np.count_nonzero(scored.usable))),
         "sourceDensity": 1e6 * len(rows) / max(difference.image.size, 1),
         "sourceExcess": 1e6 * max(len(rows) - _ANY_FIELD, 0) / max(difference.image.size, 1),
         "templateCoverage": coverage,
-        "scoreNoise": scored.noise,
-        "modelError": scored.errors.share,
-        "registrationError": scored.errors.shift,
-        "psfLimit": _psf_limit(difference, matched.planes.excluded),
+        "psfLimit": _psf_limit(difference, scored.usable),
         "nPositive": float(np.count_nonzero(~rows["isNegative"])),
         "nNegative": float(np.count_nonzero(rows["isNegative"])),
         "nTrails": float(np.count_nonzero(np.isfinite(rows["trailLength"]))),
@@ -174,8 +170,8 @@ def _matched(science: Exposure, template: Exposure, config: SubtractConfig) -> M
     return difference_image(science, template, config.kernel_degree, config.kernel_half_width)
 
 
-def _scored(matched: Matched) -> _Scored:
-    """Return the difference, its score image, the robust noise of the score on empty sky, and the model's errors.
+def _scored(matched: Matched, threshold: float) -> _Scored:
+    """Return the difference, its score image with what is beyond the threshold, and what tells how good they are.
 
     Where that noise exceeds 1 (pixels correlated by earlier resampling, an optimistic variance plane) the variance is
     scaled so that scores and errors mean what they say; it is never scaled down.
@@ -200,32 +196,34 @@ def _scored(matched: Matched) -> _Scored:
     if factor > 1.0:
         difference = difference.replaced(variance=difference.variance * np.float32(factor**2))
         score *= np.float32(1.0 / factor)
+    footprints = find_runs(score, threshold), find_runs(score, threshold, -1.0)
+    _mark_detections(planes.mask, footprints)
+    metrics = {
+        **matched.metrics,
+        "scoreNoise": noise,
+        "modelError": errors.share,
+        "registrationError": errors.shift,
+        "starResidual": star_residual(difference.image, difference.variance, model, matched.stars, int(np.ceil(fwhm))),
+    }
     usable = ~planes.excluded & (difference.variance > 0.0)
-    return _Scored(difference, score, usable, noise, errors, sky, fwhm)
+    return _Scored(difference, score, footprints, usable, planes.halo, sky, errors, fwhm, metrics)
 
 
-def _find(
-    score: FloatImage,
-    footprints: tuple[Runs, Runs],
-    matched: Matched,
-    difference: Exposure,
-    threshold: float,
-    fwhm: float,
-) -> _Found:
+def _find(scored: _Scored, threshold: float) -> _Found:
     """Return the peaks ordered by (y, x), lobes of possible dipoles paired, one source at most per saturated halo."""
-    height, width = score.shape
-    psf = difference.need_psf().stamps(width / 2, height / 2)[0]
-    peaks = detect_peaks(score, footprints, threshold, psf, fwhm)
-    alone = one_per_region(peaks, matched.planes.halo)
+    height, width = scored.score.shape
+    psf = scored.difference.need_psf().stamps(width / 2, height / 2)[0]
+    peaks = detect_peaks(scored.score, scored.footprints, threshold, psf, scored.fwhm)
+    alone = one_per_region(peaks, scored.halo)
     kept = peaks[alone]
-    stronger, weaker = pair_lobes(kept, _DIPOLE_FWHM * fwhm)
+    stronger, weaker = pair_lobes(kept, _DIPOLE_FWHM * scored.fwhm)
     partner = np.zeros(len(kept), kept.dtype)
     partner[stronger], partner[weaker] = kept[weaker], kept[stronger]
     order = np.lexsort((kept["x"], kept["y"]))
     return _Found(kept[order], partner[order], int(np.count_nonzero(~alone)))
 
 
-def _measured(found: _Found, scored: _Scored, mask: MaskImage, pair: tuple[Exposure, Exposure]) -> tuple[_Rows, int]:
+def _measured(found: _Found, scored: _Scored, pair: tuple[Exposure, Exposure]) -> tuple[_Rows, int]:
     """Return measured rows ordered by (y, x), those without a usable centre left out, and their number."""
     difference, usable, fwhm = scored.difference, scored.usable, scored.fwhm
     info, peaks = difference.info, found.peaks
@@ -233,7 +231,7 @@ def _measured(found: _Found, scored: _Scored, mask: MaskImage, pair: tuple[Expos
     rows["snr"], rows["isNegative"] = np.abs(peaks["score"]), peaks["score"] < 0.0
     rows["bboxSize"] = peaks["bboxSize"]
     measure_positions(rows, difference, usable, peaks["x"], peaks["y"])
-    keep = ~is_droppable(mask, rows["x"], rows["y"])
+    keep = ~is_droppable(difference.mask, rows["x"], rows["y"])
     rows, partner = rows[keep], found.partner[keep]
     order = np.lexsort((rows["x"], rows["y"]))
     rows, partner = rows[order], partner[order]
@@ -249,22 +247,11 @@ def _measured(found: _Found, scored: _Scored, mask: MaskImage, pair: tuple[Expos
     return rows, len(rows)
 
 
-def _controlled(scored: _Scored, matched: Matched, threshold: float) -> tuple[_Rows, dict[str, float]]:
-    """Return the control sources and what they and the stars say of the subtraction."""
-    difference = scored.difference
-    control = control_sources(difference, scored.score, scored.usable, scored.sky, threshold, scored.fwhm)
-    planes = difference.image, difference.variance, matched.model
-    left = star_residual(*planes, matched.stars, int(np.ceil(scored.fwhm)))
-    return control, {**sky_metrics(control, int(np.count_nonzero(scored.usable))), "starResidual": left}
-
-
-def _with_detections(difference: Exposure, footprints: tuple[Runs, Runs]) -> Exposure:
-    """Return the difference with the DETECTED planes set in the footprints."""
-    mask = difference.mask.copy()
+def _mark_detections(mask: MaskImage, footprints: tuple[Runs, Runs]) -> None:
+    """Set the DETECTED planes in the footprints."""
     for runs, plane in zip(footprints, (MaskPlane.DETECTED, MaskPlane.DETECTED_NEGATIVE), strict=True):
         for y, begin, end in zip(runs.row, runs.begin, runs.end, strict=True):
             mask[y, begin:end] |= int(plane)
-    return difference.replaced(mask=mask)
 
 
 def _stamps(difference: Exposure, science: Exposure, template: Exposure, rows: _Rows, size: int) -> Stamps:
@@ -273,9 +260,9 @@ def _stamps(difference: Exposure, science: Exposure, template: Exposure, rows: _
     return Stamps(*planes[0], *planes[1], *planes[2])
 
 
-def _psf_limit(difference: Exposure, excluded: _Bool) -> float:
+def _psf_limit(difference: Exposure, usable: _Bool) -> float:
     """Return the flux, nJy, of a point source at 5 sigma on typical sky in the middle of the image."""
-    good = ~excluded[::4, ::4]
+    good = usable[::4, ::4]
     if not good.any():
         return float("nan")
     height, width = difference.shape

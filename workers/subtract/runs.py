@@ -9,9 +9,15 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from workers.imaging.exposure import frozen_array
+
 __all__ = ["Runs", "find_runs"]
 
 _Index = NDArray[np.int64]
+_GUESS = 1 << 16
+"""Runs that there is room for at first."""
+_PIECE = 64
+"""Pixels of a row looked at as one."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,15 @@ class Runs:
 
 def find_runs(image: NDArray[Any], threshold: float, sign: float = 1.0) -> Runs:
     """Return the groups of pixels of `image` (2-D) with sign x value > `threshold`."""
-    count = int(_count(image, threshold, sign))
-    row, begin, end = (np.empty(count, np.int64) for _ in range(3))
-    _list(image, threshold, sign, row, begin, end)
+    image = frozen_array(np.ascontiguousarray(image))
+    count = _GUESS
+    while True:  # once more where there are more than expected
+        row, begin, end = (np.empty(count, np.int64) for _ in range(3))
+        needed = int(_list(image, threshold, sign, row, begin, end))
+        if needed <= count:
+            break
+        count = needed
+    row, begin, end, count = row[:needed], begin[:needed], end[:needed], needed
     parent = np.arange(count)
     _join(row, begin, end, parent)
     first, group = np.unique(parent, return_inverse=True)
@@ -60,36 +72,30 @@ def find_runs(image: NDArray[Any], threshold: float, sign: float = 1.0) -> Runs:
 
 
 @njit(cache=True, nogil=True)
-def _count(image: Any, threshold: float, sign: float) -> int:  # pragma: no cover - compiled
-    """Return the number of runs."""
-    count = 0
-    for y in range(image.shape[0]):
-        line = image[y]
-        before = False
-        for x in range(line.size):
-            above = line[x] * sign > threshold
-            count += above and not before
-            before = above
-    return count
-
-
-@njit(cache=True, nogil=True)
 def _list(
     image: Any, threshold: float, sign: float, row: Any, begin: Any, end: Any
-) -> None:  # pragma: no cover - compiled
-    """Write the runs."""
+) -> int:  # pragma: no cover - compiled
+    """Count the runs and write them where there is room; pieces of rows without any are passed over as a whole."""
     k = -1
     for y in range(image.shape[0]):
         line = image[y]
         before = False
-        for x in range(line.size):
-            above = line[x] * sign > threshold
-            if above:
-                if not before:
-                    k += 1
-                    row[k], begin[k] = y, x
-                end[k] = x + 1
-            before = above
+        for first in range(0, line.size, _PIECE):
+            last, some = min(first + _PIECE, line.size), False
+            for x in range(first, last):
+                some |= line[x] * sign > threshold
+            if not some:
+                before = False
+                continue
+            for x in range(first, last):
+                above = line[x] * sign > threshold
+                k += above and not before
+                if above and k < row.size:
+                    if not before:
+                        row[k], begin[k] = y, x
+                    end[k] = x + 1
+                before = above
+    return k + 1
 
 
 @njit(cache=True, nogil=True)

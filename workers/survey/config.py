@@ -102,7 +102,7 @@ class SubtractConfig(_Model):
     )
     kernel_degree: int = Field(2, ge=0, le=3, description="spatial, at most")
     kernel_half_width: int = Field(15, ge=3, le=25, description="pixels; wings of bright stars beyond it remain")
-    min_template_coverage: float = Field(0.2, ge=0, le=1)
+    min_template_coverage: float = Field(0.1, ge=0, le=1)
     stamp_size: int = Field(31, ge=15, le=101, description="pixels, odd; of the cutouts")
     limits: SubtractLimitsConfig = SubtractLimitsConfig()
 
