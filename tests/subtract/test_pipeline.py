@@ -283,9 +283,10 @@ def test_a_bad_subtraction_has_a_name(subtracted: Any) -> None:
     assert {"noisy_difference", "star_residuals", "pedestal", "too_many_sources"} == set(OUTCOMES)
 
 
-def test_zogy_is_a_method_of_the_same_stage(small_pair: Any) -> None:
-    result = subtract(small_pair.science, small_pair.template, SubtractConfig(method="zogy"))
+@pytest.mark.parametrize(("method", "metric"), [("zogy", "fluxRatioScatter"), ("preconvolved", "preconvolutionFwhm")])
+def test_other_methods_run_in_the_same_stage(small_pair: Any, method: Any, metric: str) -> None:
+    result = subtract(small_pair.science, small_pair.template, SubtractConfig(method=method))
     _, found, _ = matches(small_pair, result)
     assert found.all()
     assert result.metrics["scoreNoise"] == pytest.approx(1.0, abs=0.05)
-    assert "fluxRatioScatter" in result.metrics
+    assert metric in result.metrics

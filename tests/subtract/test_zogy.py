@@ -19,7 +19,8 @@ from workers.subtract.convolve import grid_positions, grow
 from workers.subtract.difference import Matched
 from workers.subtract.matched_filter import robust_std, score_image
 from workers.subtract.model_error import model_errors
-from workers.subtract.zogy import proper_filters, zogy_difference
+from workers.subtract.proper_filters import proper_filters
+from workers.subtract.zogy import zogy_difference
 
 Floats = NDArray[np.float64]
 CASES: dict[str, dict[str, Any]] = {

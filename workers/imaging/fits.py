@@ -26,6 +26,7 @@ from workers.imaging.wcs import SkyWcs
 
 __all__ = [
     "card_of",
+    "current_bits",
     "exposure_from_bytes",
     "exposure_to_bytes",
     "hdus_to_buffer",
@@ -75,7 +76,7 @@ def read_raw_hdus(data: bytes, label: str) -> tuple[dict[int, NDArray[Any]], dic
                 for index, hdu in enumerate(hdus)
                 if isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU) and hdu.header.get("NAXIS") == 2
             }
-        except (OSError, ValueError, TypeError, KeyError, IndexError, zlib.error) as error:
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, zlib.error) as error:
             raise DataError(f"{label}: its pixels can't be read ({error}); the file is damaged") from error
         if not pixels:
             raise DataError(
@@ -124,7 +125,7 @@ def _check_complete(data: bytes, label: str) -> None:
                 raise DataError(f"{label}: cut short in the header of HDU {index} (no END card in {len(data)} bytes)")
         size = _data_size(data[position : end + _BLOCK], f"{label}: HDU {index}")
         have = max(len(data) - end - _BLOCK, 0)
-        if have < size:
+        if not 0 <= size <= have:  # a negative one would lead back to where the walk has been
             raise DataError(f"{label}: cut short, HDU {index} needs {size} bytes of data and has {have}")
         position, index = end + _BLOCK + -(-size // _BLOCK) * _BLOCK, index + 1
 
@@ -296,10 +297,10 @@ def planes_from_hdus(
             raise DataError(f"{label}: the checksum of its {name} plane is wrong; the file is damaged")
         planes.append(_native(hdus[name].data))
     image, mask, variance = planes
-    return image, _current_bits(mask, planes_from_header(hdus["MASK"].header)), variance
+    return image, current_bits(mask, planes_from_header(hdus["MASK"].header)), variance
 
 
-def _current_bits(mask: NDArray[np.int32], written: Mapping[str, int]) -> NDArray[np.int32]:
+def current_bits(mask: NDArray[np.int32], written: Mapping[str, int]) -> NDArray[np.int32]:
     """Move each plane from the bit it was written to, to the bit it has now."""
     now = {str(plane.name): plane.bit_length() - 1 for plane in MaskPlane}
     if all(now.get(name) == bit for name, bit in written.items()):

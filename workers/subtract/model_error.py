@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from workers.imaging.exposure import FloatImage
 
 __all__ = ["ModelErrors", "add_model_errors", "model_errors"]
 
 _Float = NDArray[np.float64]
-
+_SMOOTH = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
 LEAST_SHARE, MOST_SHARE = 0.001, 0.05
 MOST_SHIFT = 0.5
 """Pixels."""
@@ -46,18 +47,19 @@ def model_errors(
     Robust scatter over the `stars` (n, 2), pixels (x, y), within `half` pixels of each, less what noise alone gives.
     """
     column, row = np.round(stars).astype(int).T
-    reach, (height, width) = half + 1, difference.shape
+    edge = 1 + len(_SMOOTH) // 2
+    reach, (height, width) = half + edge, difference.shape
     inside = (column >= reach) & (row >= reach) & (column < width - reach) & (row < height - reach)
     if np.count_nonzero(inside) < FEWEST:
         return ModelErrors()
     column, row = column[inside], row[inside]
     offset = np.arange(-reach, reach + 1)
     at = row[:, None, None] + offset[None, :, None], column[:, None, None] + offset[None, None, :]
-    light, core = model[at].astype(float), (slice(None), slice(1, -1), slice(1, -1))
+    light, core = model[at].astype(float), (slice(None), slice(edge, -edge), slice(edge, -edge))
     left, noise = difference[at][core].astype(float), variance[at][core].astype(float)
-    slopes = 0.5 * (light[:, 1:-1, 2:] - light[:, 1:-1, :-2]), 0.5 * (light[:, 2:, 1:-1] - light[:, :-2, 1:-1])
-    share = _excess(left, noise, light[core])
-    along, up = (_excess(left, noise, slope) for slope in slopes)
+    smooth = ndimage.convolve1d(ndimage.convolve1d(light, _SMOOTH, 1), _SMOOTH, 2)
+    pairs = zip(_patterns(light), _patterns(smooth), strict=True)
+    share, along, up = (_excess(left, noise, one[core], other[core]) for one, other in pairs)
     shift = float(np.hypot(along, up)) / 2.0**0.5
     return ModelErrors(float(np.clip(share, LEAST_SHARE, MOST_SHARE)), min(shift, MOST_SHIFT))
 
@@ -67,11 +69,21 @@ def add_model_errors(noise: FloatImage, light: FloatImage, errors: ModelErrors) 
     _add(noise, light, np.float32(errors.share**2), np.float32(0.25 * errors.shift**2))
 
 
-def _excess(left: _Float, noise: _Float, pattern: _Float) -> float:
-    """Return the scatter over stars of the amplitude of `pattern` in what is left, beyond its error."""
-    norm = np.maximum(np.square(pattern).sum(axis=(1, 2)), 1e-300)
-    amplitude = (left * pattern).sum(axis=(1, 2)) / norm
-    error = np.sqrt((noise * np.square(pattern)).sum(axis=(1, 2))) / norm
+def _patterns(light: _Float) -> tuple[_Float, _Float, _Float]:
+    """Return stamps and their slopes along x and y; the outermost pixels are not valid."""
+    along, up = (0.5 * (np.roll(light, -1, axis) - np.roll(light, 1, axis)) for axis in (2, 1))
+    return light, along, up
+
+
+def _excess(left: _Float, noise: _Float, pattern: _Float, smooth: _Float) -> float:
+    """Return the scatter over stars of the amplitude of `pattern` in what is left, beyond its error.
+
+    By its product with the smoothed pattern: the template's noise is in both the pattern and what is left.
+    """
+    norm = (pattern * smooth).sum(axis=(1, 2))
+    norm = np.where(norm > 0.0, norm, 1e-300)
+    amplitude = (left * smooth).sum(axis=(1, 2)) / norm
+    error = np.sqrt((noise * np.square(smooth)).sum(axis=(1, 2))) / norm
     weight = error < 2.0 * np.median(error)
     square = np.square(1.4826 * np.median(np.abs(amplitude[weight]))) - np.median(np.square(error[weight]))
     return float(np.sqrt(max(square, 0.0)))

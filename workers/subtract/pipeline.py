@@ -32,6 +32,7 @@ from workers.subtract.measure import (
     measure_shapes,
 )
 from workers.subtract.model_error import ModelErrors, model_errors
+from workers.subtract.preconvolve import preconvolved_difference
 from workers.subtract.quiet import QuietSky, quiet_sky
 from workers.subtract.runs import Runs, find_runs
 from workers.subtract.trails import measure_trails
@@ -165,6 +166,8 @@ def _checked_coverage(science: Exposure, template: Exposure, config: SubtractCon
 
 def _matched(science: Exposure, template: Exposure, config: SubtractConfig) -> Matched:
     """Return the whitened difference by the method asked for."""
+    if config.method == "preconvolved":
+        return preconvolved_difference(science, template, config.kernel_degree, config.kernel_half_width)
     if config.method == "zogy":
         return zogy_difference(science, template, config.kernel_half_width, register=True)
     return difference_image(science, template, config.kernel_degree, config.kernel_half_width)

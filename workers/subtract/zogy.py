@@ -14,39 +14,31 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
-from schemas.errors import DataError
 from workers.imaging.exposure import Exposure, FloatImage
 from workers.imaging.photometry import psf_centroids, psf_fluxes
 from workers.imaging.psf import PsfModel
-from workers.subtract.basis import tapered
-from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
-from workers.subtract.decorrelate import noise_gains
-from workers.subtract.difference import Matched, check_scale, clean_variance, difference_psf, sky_levels
+from workers.subtract.convolve import VaryingKernel, grid_positions
+from workers.subtract.difference import Matched, check_scale, difference_psf, sky_levels
+from workers.subtract.filtered_pair import (
+    Filtered,
+    check_overlap,
+    filtered,
+    flattened,
+    pair_planes,
+    quiet_model,
+    varying,
+)
 from workers.subtract.kernel_stars import find_stars
-from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
-from workers.subtract.residual_background import residual_background
+from workers.subtract.masking import blocked_pixels
+from workers.subtract.proper_filters import proper_filters
 
-__all__ = ["proper_filters", "zogy_difference"]
+__all__ = ["zogy_difference"]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
 _Index = NDArray[np.intp]
-_Complex = NDArray[np.complex128]
 _Rows = NDArray[Any]
-_FLOOR = 1e-3
-"""Of the transform of a PSF of unit sum: what is below tells nothing."""
-_ROUNDS = 10
-_RIDGE = 1e-4
-"""Of the squared change of the filters, beside the squared mismatch."""
-_DEGREE = 2
-"""Of the filters' change over the image."""
-_TRIMMED = 1e-6
-"""Of a filter's sum of squares, cut off before the filters are matched."""
-_VARIANCE_LOSS = 1e-3
-"""Of the sum of A^4, outside the pixels through which variance is spread."""
-_TINY = 1e-300
 _MIN_STARS = 3
 _STARS_PER_TERM = 6
 _CLIP_ROUNDS, _CLIP_SIGMA = 5, 4.0
@@ -54,15 +46,6 @@ _RATIO_ERROR = 0.003
 """Least error of a star's flux ratio: what the PSFs are wrong by."""
 _SHIFT_ERROR = 0.01
 """Least error of a star's misalignment along an axis, pixels."""
-
-
-@dataclass(frozen=True)
-class _Filtered:
-    """One image as its filter leaves it."""
-
-    image: FloatImage
-    variance: FloatImage
-    """Per pixel, so that PSF fluxes get their true errors."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +69,7 @@ def zogy_difference(science: Exposure, template: Exposure, half_width: int, *, r
     than 3 steady stars tell the ratio. Raises DataError where no pixel is usable or the scales differ wildly.
     """
     pair, blocked = (science, template), (blocked_pixels(science), blocked_pixels(template))
-    _check_overlap(blocked[0] | blocked[1], science)
+    check_overlap(blocked[0] | blocked[1], science)
     fwhm = science.need_psf().fwhm(science.shape[1] / 2, science.shape[0] / 2)
     stars = find_stars(science, template, blocked, int(np.clip(np.ceil(2.5 * fwhm), 8, 15)) + half_width)[:2]
     x, y = grid_positions(science.shape)
@@ -94,15 +77,15 @@ def zogy_difference(science: Exposure, template: Exposure, half_width: int, *, r
     ratio = np.full(len(x), _typical_ratio(pair, blocked, stars))
     shift = _misalignment(pair, blocked, stars).at(x, y)[:, 0] if register else None
     levels = sky_levels(science.variance, blocked[0], x, y), sky_levels(template.variance, blocked[1], x, y)
-    kernels = _varying(proper_filters(psfs, levels, ratio, half_width, shift), science.shape)
+    kernels = varying(proper_filters(psfs, levels, ratio, half_width, shift), science.shape)
     check_scale(kernels[1], science)
-    planes = _planes(pair, kernels, fwhm)
-    _check_overlap(planes.excluded, science)
+    planes = pair_planes(pair, kernels, fwhm)
+    check_overlap(planes.excluded, science)
     psf, stamps = difference_psf(science, kernels[0].at(x, y), x, y, science.shape)
-    ours, theirs = (_filtered(e, b, k, stamps, fwhm) for e, b, k in zip(pair, blocked, kernels, strict=True))
+    ours, theirs = (filtered(e, b, k, stamps, fwhm) for e, b, k in zip(pair, blocked, kernels, strict=True))
     scale = _compared(ours, theirs, planes.excluded, psf, stars)
     image, variance, model = _subtracted(ours, theirs, scale.ratio)
-    left = _flattened(image, variance, planes.excluded)
+    left = flattened(image, variance, planes.excluded)
     sums = kernels[1].sums() * scale.ratio.sums()
     metrics = {
         "convolved": float(kernels[1].half >= kernels[0].half),
@@ -117,164 +100,12 @@ def zogy_difference(science: Exposure, template: Exposure, half_width: int, *, r
     if len(scale.stars):
         metrics["fluxRatioScatter"] = scale.scatter
     exposure = science.replaced(image=image, variance=variance, mask=planes.mask, psf=psf)
+    flux_scale = kernels[1].sum_image() * scale.ratio.sum_image()
+    model = quiet_model(model, kernels[1], template.image, flux_scale, planes.excluded)
     return Matched(exposure, planes, model, scale.stars, metrics)
 
 
-def proper_filters(
-    psfs: tuple[_Float, _Float],
-    variances: tuple[_Float, _Float],
-    ratio: _Float,
-    half: int,
-    shift: _Float | None = None,
-) -> tuple[_Float, _Float]:
-    """Return A (m, a, a) of unit sum and B (m, b, b), at most 2 `half` + 1 pixels on a side: D = A * n - B * r.
-
-    `psfs` of new image and reference, (m, p, p) each and of unit sum; `variances` of their skies and the flux `ratio`
-    F_n / F_r, (m,) each; `shift` (m, 2), pixels along x and y, of the reference against the new image. Cut to
-    squares, A and B no longer give the same PSF to both images: they are changed a little so that they do.
-    """
-    size = fft.next_fast_len(psfs[0].shape[1] + psfs[1].shape[1] + 2 * half, real=True)
-    new, reference = (_transform(stamps, size) for stamps in psfs)
-    scale = ratio[:, None, None]
-    floored = [plane + rest for plane, rest in zip((new, reference), _unseen(new, reference), strict=True)]
-    plain, through = (variance[:, None, None] for variance in variances)
-    noise = np.sqrt(plain * np.square(np.abs(floored[1])) + through * np.square(scale * np.abs(floored[0])))
-    ours, theirs = floored[1] / noise, scale * floored[0] / noise
-    if shift is not None:
-        turn = _turn(shift, size)
-        reference = reference * turn
-        theirs = theirs * turn.conj()
-    wide = _cut(_stamps(ours, size), half), _cut(_stamps(theirs, size), half)
-    edge = tapered(np.arange(-half, half + 1) / (half + 1))
-    a, b = (kernels * edge[:, None] * edge for kernels in wide)
-    a, b = _cut(a, _enough(a)), _cut(b, _enough(b))
-    a, b = _matched(a, b, scale * new, reference, size)
-    total = a.sum(axis=(1, 2), keepdims=True)
-    return a / total, b / total
-
-
-def _unseen(new: _Complex, reference: _Complex) -> tuple[_Float, _Float]:
-    """Return what to add to the transforms where neither PSF has power: to the sharper, as if it went on being so.
-
-    The quotients have a value there, noise stays white, and nothing changes where there is power.
-    """
-    power = np.square(np.abs(new)) + np.square(np.abs(reference))
-    rest = _FLOOR**3 / (_FLOOR**2 + power)
-    sharper = np.square(np.abs(reference)).sum() >= np.square(np.abs(new)).sum()
-    nothing = np.zeros_like(rest)
-    return (nothing, rest) if sharper else (rest, nothing)
-
-
-def _matched(a: _Float, b: _Float, new: _Complex, reference: _Complex, size: int) -> tuple[_Float, _Float]:
-    """Return A and B changed a little so that A * (scaled PSF of n) = B * (PSF of r): what is left of stars.
-
-    Least squares of the difference of the two with a ridge on the change, by conjugate gradients.
-    """
-    halves = a.shape[1] // 2, b.shape[1] // 2
-
-    def mismatch(ours: _Float, theirs: _Float) -> _Complex:
-        return np.asarray(new * _transform(ours, size) - reference * _transform(theirs, size))
-
-    def slope(error: _Complex) -> list[_Float]:
-        sides = _stamps(new.conj() * error, size), _stamps(-reference.conj() * error, size)
-        return [_cut(side, half) for side, half in zip(sides, halves, strict=True)]
-
-    found, rest = [a, b], [-side for side in slope(mismatch(a, b))]
-    step, square = rest, _products(rest, rest)
-    for _ in range(_ROUNDS):
-        bent = [one + _RIDGE * two for one, two in zip(slope(mismatch(*step)), step, strict=True)]
-        far = square / np.maximum(_products(step, bent), _TINY)
-        found = [one + far * two for one, two in zip(found, step, strict=True)]
-        rest = [one - far * two for one, two in zip(rest, bent, strict=True)]
-        before, square = square, _products(rest, rest)
-        turn = square / np.maximum(before, _TINY)
-        step = [one + turn * two for one, two in zip(rest, step, strict=True)]
-    return found[0], found[1]
-
-
-def _products(first: list[_Float], second: list[_Float]) -> _Float:
-    """Return the inner products over both stacks, (m, 1, 1)."""
-    products = [(one * two).sum(axis=(1, 2), keepdims=True) for one, two in zip(first, second, strict=True)]
-    return np.asarray(products[0] + products[1])
-
-
-def _enough(kernels: _Float) -> int:
-    """Return the half width that holds all but a share of `_TRIMMED` of the squares' sum."""
-    half = kernels.shape[1] // 2
-    away = np.abs(np.arange(-half, half + 1))
-    ring = np.maximum(away[:, None], away[None, :]).ravel()
-    held = np.cumsum(np.bincount(ring, weights=np.square(kernels).sum(axis=0).ravel()))
-    return int(np.argmax(held >= (1.0 - _TRIMMED) * held[-1]))
-
-
-def _transform(stamps: _Float, size: int) -> _Complex:
-    """Return the transforms of stamps whose middle is the origin, (m, size, size // 2 + 1)."""
-    n = stamps.shape[1]
-    padded = np.zeros((len(stamps), size, size))
-    padded[:, :n, :n] = stamps
-    return np.asarray(fft.rfft2(np.roll(padded, (-(n // 2), -(n // 2)), axis=(1, 2)), axes=(1, 2)))
-
-
-def _stamps(transforms: _Complex, size: int) -> _Float:
-    """Return the images of the transforms, the origin in the middle pixel (size // 2)."""
-    return np.asarray(fft.fftshift(fft.irfft2(transforms, s=(size, size), axes=(1, 2)), axes=(1, 2)))
-
-
-def _cut(stamps: _Float, half: int) -> _Float:
-    """Return the inner 2 `half` + 1 pixels of stamps whose origin is at pixel n // 2."""
-    middle = stamps.shape[1] // 2
-    part = slice(middle - half, middle + half + 1)
-    return stamps[:, part, part]
-
-
-def _turn(shift: _Float, size: int) -> _Complex:
-    """Return the transform of a shift by (x, y) pixels, (m, size, size // 2 + 1)."""
-    along, up = 2.0 * np.pi * fft.rfftfreq(size), 2.0 * np.pi * fft.fftfreq(size)
-    phase = shift[:, 0, None, None] * along + shift[:, 1, None, None] * up[:, None]
-    return np.asarray(np.exp(-1j * phase))
-
-
-def _varying(kernels: tuple[_Float, _Float], shape: tuple[int, int]) -> tuple[VaryingKernel, VaryingKernel]:
-    """Return the filters, given on the grid, over the image."""
-    x, y = grid_positions(shape)
-    return VaryingKernel.fit(kernels[0], x, y, _DEGREE, shape), VaryingKernel.fit(kernels[1], x, y, _DEGREE, shape)
-
-
-def _planes(
-    pair: tuple[Exposure, Exposure], kernels: tuple[VaryingKernel, VaryingKernel], fwhm: float
-) -> DifferenceMask:
-    """Return the mask of a difference of two images that are both convolved."""
-    ours, theirs = (
-        combine_masks(*pair, convolved_template=which, reach=kernel_reach(kernel), fwhm=fwhm)
-        for which, kernel in zip((False, True), kernels, strict=True)
-    )
-    return DifferenceMask(ours.mask | theirs.mask, ours.excluded | theirs.excluded, ours.halo | theirs.halo)
-
-
-def _check_overlap(excluded: _Bool, science: Exposure) -> None:
-    """Raise DataError where no pixel is left."""
-    if excluded.all():
-        raise DataError(
-            f"exposure {science.info.label}: no pixel is usable in both science and template; "
-            "look at the masks, and at image and variance for values that are not finite"
-        )
-
-
-def _filtered(exposure: Exposure, blocked: _Bool, kernel: VaryingKernel, psfs: _Float, fwhm: float) -> _Filtered:
-    """Return the image and its noise through the filter; `psfs` (m, p, p) of the difference on the grid.
-
-    On blank sky the variances of both images add up to that of the white noise.
-    """
-    x, y = grid_positions(kernel.shape)
-    kernels = kernel.at(x, y)
-    squares = np.square(kernels)
-    gain = noise_gains(kernels, np.ones((len(x), 1, 1)), psfs)[0] / squares.sum(axis=(1, 2))
-    spread = VaryingKernel.fit(squares * gain[:, None, None], x, y, _DEGREE, kernel.shape).trimmed(_VARIANCE_LOSS)
-    image = convolve(filled(exposure.image, blocked, 0.5 * fwhm), kernel)
-    return _Filtered(image, convolve(clean_variance(exposure.variance, blocked), spread))
-
-
-def _subtracted(ours: _Filtered, theirs: _Filtered, ratio: VaryingKernel) -> tuple[FloatImage, FloatImage, FloatImage]:
+def _subtracted(ours: Filtered, theirs: Filtered, ratio: VaryingKernel) -> tuple[FloatImage, FloatImage, FloatImage]:
     """Return difference, its variance, and the model that was subtracted; writes over what it is given."""
     scale = ratio.sum_image()
     model, variance = theirs.image, theirs.variance
@@ -284,17 +115,6 @@ def _subtracted(ours: _Filtered, theirs: _Filtered, ratio: VaryingKernel) -> tup
     image = ours.image
     image -= model
     return image, variance, model
-
-
-def _flattened(image: FloatImage, variance: FloatImage, excluded: _Bool) -> float:
-    """Take the background off `image` in place, set excluded pixels to 0, and return the typical background, nJy."""
-    some = image[::8, ::8][~excluded[::8, ::8]]
-    level = np.float32(np.median(some)) if some.size else np.float32(0.0)
-    image -= level
-    left = residual_background(image, variance, excluded)
-    image -= left.sum_image()
-    image[excluded] = 0.0
-    return float(level) + float(np.median(left.sums()))
 
 
 def _typical_ratio(
@@ -332,9 +152,7 @@ def _shift(here: _Rows, there: _Rows, shape: tuple[int, int]) -> VaryingKernel:
     return VaryingKernel(np.concatenate(both, axis=2), degree, shape)
 
 
-def _compared(
-    ours: _Filtered, theirs: _Filtered, excluded: _Bool, psf: PsfModel, stars: tuple[_Index, _Index]
-) -> _Scale:
+def _compared(ours: Filtered, theirs: Filtered, excluded: _Bool, psf: PsfModel, stars: tuple[_Index, _Index]) -> _Scale:
     """Compare the stars in the filtered images, which share the PSF `psf`: so neighbours weigh the same in both.
 
     Fluxes are taken at one place in the sky: where a star's two positions agree with the misalignment of all.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
 
 from schemas.errors import DataError
-from workers.imaging.fits import card_of, hdus_to_buffer, open_hdus, planes_from_hdus, planes_to_hdus
+from workers.imaging.fits import card_of, current_bits, hdus_to_buffer, planes_to_hdus
+from workers.imaging.masks import planes_from_header
+from workers.imaging.plain_fits import PlainHdu, plain_hdus
 from workers.imaging.tracts import CellId, Tessellation
 from workers.templates.cell import CellPlan, PlannedInput, TemplateCell
 
@@ -73,27 +76,33 @@ def _header(cell: TemplateCell) -> fits.Header:
 
 def cell_from_bytes(data: bytes, label: str) -> TemplateCell:
     """Read what `cell_to_bytes` wrote; raises DataError naming `label` where it is damaged or something else."""
-    with open_hdus(data, label) as hdus:
-        image, mask, variance = planes_from_hdus(hdus, label)
-        try:
-            header, table = hdus[0].header, hdus["INPUTS"].data
-            return TemplateCell(
-                plan=_plan(header, table),
-                image=image,
-                mask=mask,
-                variance=variance,
-                nEpochs=hdus["NEPOCHS"].data.astype(np.int16),
-                psf=hdus["PSF"].data.astype(np.float32),
-                used=tuple(table["used"].tolist()),
-                rejected=tuple(table["rejected"].tolist()),
-                depth=float(header["DEPTH"]),
-                fwhm=float(header["FWHM"]),
-                noiseCorrelation=float(header["NOISECOR"]),
-            )
-        except (KeyError, ValueError) as error:
-            raise DataError(
-                f"{label}: not a template cell of this version ({error}); run `skydelta templates build`"
-            ) from error
+    try:
+        hdus = plain_hdus(data)
+        header, table = hdus["PRIMARY"].cards, hdus["INPUTS"].table(INPUT_DTYPE)
+        return TemplateCell(
+            plan=_plan(header, table),
+            image=_plane(hdus, "IMAGE", label),
+            mask=current_bits(_plane(hdus, "MASK", label), planes_from_header(hdus["MASK"].cards)),
+            variance=_plane(hdus, "VARIANCE", label),
+            nEpochs=hdus["NEPOCHS"].image().astype(np.int16),
+            psf=hdus["PSF"].image().astype(np.float32),
+            used=tuple(table["used"].tolist()),
+            rejected=tuple(table["rejected"].tolist()),
+            depth=float(header["DEPTH"]),
+            fwhm=float(header["FWHM"]),
+            noiseCorrelation=float(header["NOISECOR"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{label}: damaged, or not a template cell of this version ({error}); run `skydelta templates build`"
+        ) from error
+
+
+def _plane(hdus: Mapping[str, PlainHdu], name: str, label: str) -> Any:
+    """Return a plane's pixels; raises DataError where its checksum is wrong."""
+    if not hdus[name].intact():
+        raise DataError(f"{label}: the checksum of its {name} plane is wrong; the file is damaged")
+    return hdus[name].image()
 
 
 def _plan(header: fits.Header, table: Any) -> CellPlan:
@@ -104,8 +113,8 @@ def _plan(header: fits.Header, table: Any) -> CellPlan:
             detector=int(row["detector"]),
             midpointMjdTai=float(row["midpointMjdTai"]),
             weight=float(row["weight"]),
-            sha256=str(row["sha256"]),
-            calexp=str(row["calexp"]),
+            sha256=row["sha256"].decode("ascii"),
+            calexp=row["calexp"].decode("ascii"),
         )
         for row in table
     )
