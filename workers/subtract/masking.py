@@ -94,9 +94,9 @@ def combine_masks(
     grow_bits(theirs, _TEMPLATE_GROWN, grown_by[1])
     mask |= theirs
     _mark_border(mask, reach)
-    excluded = (mask & int(BLOCKING)) != 0
+    excluded = _flagged(mask, int(BLOCKING))
     grow_bits(mask, _SATURATED, np.ceil(_HALO_FWHM * fwhm))
-    return DifferenceMask(mask, excluded, (mask & _SATURATED) != 0)
+    return DifferenceMask(mask, excluded, _flagged(mask, _SATURATED))
 
 
 def _carried(exposure: Exposure, kept: int, renamed: Mapping[MaskPlane, MaskPlane]) -> MaskImage:
@@ -106,6 +106,13 @@ def _carried(exposure: Exposure, kept: int, renamed: Mapping[MaskPlane, MaskPlan
     mask, out = frozen_array(np.ascontiguousarray(exposure.mask)), np.empty(exposure.shape, np.int32)
     _carry(image, variance, mask, np.int32(kept), pairs, np.int32(MaskPlane.NO_DATA), out)
     return out
+
+
+def _flagged(mask: MaskImage, planes: int) -> _Bool:
+    """Return where a plane of `planes` is set."""
+    flagged = np.empty(mask.shape, bool)
+    _flag(mask.ravel(), np.int32(planes), flagged.ravel())
+    return flagged
 
 
 def _mark_border(mask: MaskImage, reach: int) -> None:
@@ -154,3 +161,10 @@ def _carry(
                     for k in range(pairs.shape[0]):
                         if bits[x] & pairs[k, 0] != 0:
                             line[x] |= pairs[k, 1]
+
+
+@njit(cache=True, nogil=True)
+def _flag(mask: Any, planes: Any, flagged: Any) -> None:  # pragma: no cover - compiled
+    """One pass, no temporary."""
+    for index in range(mask.size):
+        flagged[index] = mask[index] & planes != 0

@@ -17,8 +17,8 @@ __all__ = ["robust_std", "score_image"]
 
 _Bool = NDArray[np.bool_]
 _MIN_SUPPORT = 0.5  # of sum(PSF^2) on usable pixels
-_BRIGHT = 5.0
-"""Sigma per pixel, of light whose model errors can matter."""
+_BRIGHT, _SEEN = 5.0, 0.1
+"""Sigma per pixel, of light whose model errors can matter, and of such errors."""
 _BAND = 512
 """Rows of the score made at once."""
 _CORE_LOSS = 5e-4
@@ -49,7 +49,8 @@ def score_image(
     weights = VaryingKernel.constant(middle / middle.sum(), shape)
     squared, usable, near, lit = squared.trimmed(_CORE_LOSS), ~excluded, blocks_near(excluded, weights.half), None
     if model is not None:
-        bright = model[0] > _BRIGHT * np.sqrt(np.median(variance[::16, ::16]))
+        least = max(_BRIGHT, _SEEN / np.hypot(model[1].share, 0.5 * model[1].shift))  # a slope is half the light
+        bright = model[0] > least * np.sqrt(np.median(variance[::16, ::16]))
         lit = blocks_near(bright, 2 * template.half)
     score = np.empty(shape, np.float32)
     for first in range(0, shape[0], _BAND):  # one band of the noise at a time is all that is kept
