@@ -25,6 +25,12 @@ _SMOOTH = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0
 LEAST_SHARE, MOST_SHARE = 0.001, 0.05
 MOST_SHIFT = 0.5
 """Pixels."""
+_CHANGED, _MOVED, _OTHERS = 0.2, 1.0, 0.1
+"""Share of a variable star's flux and pixels of a moving one, one sigma, and how many stars are such."""
+_LESS_LIKELY = 0.5
+"""Of the logarithm of the likelihood, against the greatest."""
+_FINEST, _TRIALS = 1e-3, 80
+"""Least scatter tried, in units of the largest, and number of trials."""
 FEWEST = 8
 """Stars; with fewer the errors are taken to be the usual ones."""
 
@@ -44,7 +50,7 @@ def model_errors(
 ) -> ModelErrors:
     """Return what is left of stars, by the `model` that was subtracted.
 
-    Robust scatter over the `stars` (n, 2), pixels (x, y), within `half` pixels of each, less what noise alone gives.
+    Scatter over the `stars` (n, 2), pixels (x, y), within `half` pixels of each, beyond what noise alone gives.
     """
     column, row = np.round(stars).astype(int).T
     edge = 1 + len(_SMOOTH) // 2
@@ -59,9 +65,9 @@ def model_errors(
     left, noise = difference[at][core].astype(float), variance[at][core].astype(float)
     smooth = ndimage.convolve1d(ndimage.convolve1d(light, _SMOOTH, 1), _SMOOTH, 2)
     pairs = zip(_patterns(light), _patterns(smooth), strict=True)
-    share, along, up = (_excess(left, noise, one[core], other[core]) for one, other in pairs)
-    shift = float(np.hypot(along, up)) / 2.0**0.5
-    return ModelErrors(float(np.clip(share, LEAST_SHARE, MOST_SHARE)), min(shift, MOST_SHIFT))
+    share, *shifts = (_amplitudes(left, noise, one[core], other[core]) for one, other in pairs)
+    both = np.concatenate(shifts, axis=1)
+    return ModelErrors(max(_spread(*share, MOST_SHARE, _CHANGED), LEAST_SHARE), _spread(*both, MOST_SHIFT, _MOVED))
 
 
 def add_model_errors(noise: FloatImage, light: FloatImage, errors: ModelErrors) -> None:
@@ -75,18 +81,29 @@ def _patterns(light: _Float) -> tuple[_Float, _Float, _Float]:
     return light, along, up
 
 
-def _excess(left: _Float, noise: _Float, pattern: _Float, smooth: _Float) -> float:
-    """Return the scatter over stars of the amplitude of `pattern` in what is left, beyond its error.
+def _amplitudes(left: _Float, noise: _Float, pattern: _Float, smooth: _Float) -> _Float:
+    """Return the amplitude of `pattern` in what is left, and its error, (2, n).
 
     By its product with the smoothed pattern: the template's noise is in both the pattern and what is left.
     """
     norm = (pattern * smooth).sum(axis=(1, 2))
     norm = np.where(norm > 0.0, norm, 1e-300)
-    amplitude = (left * smooth).sum(axis=(1, 2)) / norm
     error = np.sqrt((noise * np.square(smooth)).sum(axis=(1, 2))) / norm
-    weight = error < 2.0 * np.median(error)
-    square = np.square(1.4826 * np.median(np.abs(amplitude[weight]))) - np.median(np.square(error[weight]))
-    return float(np.sqrt(max(square, 0.0)))
+    return np.stack([(left * smooth).sum(axis=(1, 2)) / norm, error])
+
+
+def _spread(amplitude: _Float, error: _Float, most: float, other: float) -> float:
+    """Return the scatter about 0 beyond the errors, 0 to `most`: the upper end of its interval of one sigma.
+
+    With few stars it is better overestimated: what is missed is a faint change of a bright star. A few of the values
+    may be of another kind, scattered by `other`: stars that vary, or have moved.
+    """
+    trial = np.concatenate([[0.0], np.geomspace(_FINEST * most, most, _TRIALS)])
+    width = np.sqrt(np.square(error[:, None]) + np.square(trial))
+    wide = np.sqrt(np.square(error) + other**2)[:, None]
+    usual, rare = (np.exp(-0.5 * np.square(amplitude[:, None] / w)) / w for w in (width, wide))
+    likelihood = np.log(np.maximum((1.0 - _OTHERS) * usual + _OTHERS * rare, 1e-300)).sum(axis=0)
+    return float(trial[np.flatnonzero(likelihood >= likelihood.max() - _LESS_LIKELY)[-1]])
 
 
 @njit(cache=True, nogil=True)
