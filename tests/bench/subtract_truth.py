@@ -229,13 +229,19 @@ def completeness(pair, what, rows):
     print(f"completeness, {what}: " + ", ".join(parts))
 
 
-def false_positives(truth, result, what, rows):
-    """Count and list the peaks that nothing in the sky explains."""
+def unexplained(truth, result, rows):
+    """Tell which rows (x, y, score) beyond the threshold nothing in the sky explains, off the masks."""
     pair, size = truth.pair, len(result.image)
     x, y = rows[:, 0], rows[:, 1]
     ix, iy = (np.clip(np.round(v).astype(int), 0, size - 1) for v in (x, y))
     wrong = (np.abs(rows[:, 2]) > THRESHOLD) & ~truth.masked[iy, ix] & ~result.excluded[iy, ix]
-    wrong &= (nearest(pair.transients, x, y)[0] > 5) & (nearest(truth.variable, x, y)[0] > 6)
+    return wrong & (nearest(pair.transients, x, y)[0] > 5) & (nearest(truth.variable, x, y)[0] > 6)
+
+
+def false_positives(truth, result, what, rows):
+    """Count and list the peaks that nothing in the sky explains."""
+    pair, (x, y) = truth.pair, rows[:, :2].T
+    wrong = unexplained(truth, result, rows)
     wing = nearest(truth.bright, x, y)[0] < 45
     up = rows[:, 2] > 0
     counts = [int((wrong & part & sign).sum()) for part in (wing, ~wing) for sign in (up, ~up)]

@@ -33,21 +33,24 @@ def test_planes_of_the_convolved_image_grow(small_pair: Any) -> None:
     mask = np.zeros(small_pair.science.shape, np.int32)
     mask[100, 100] = int(MaskPlane.NO_DATA)
     mask[200, 200] = int(MaskPlane.SATURATED)
+    kernel = VaryingKernel.constant(gaussian(1.35, 15), mask.shape)
+    assert (kernel_reach(kernel), kernel.half) == (4, 7)
     plain = np.zeros_like(mask)
     plain[50, 60] = int(MaskPlane.CR | MaskPlane.DETECTED)
     science, template = small_pair.science.replaced(mask=plain), small_pair.template.replaced(mask=mask)
-    planes = combine_masks(science, template, convolved_template=True, reach=4, fwhm=3.0)
+    planes = combine_masks(science, template, kernel, convolved_template=True, fwhm=3.0)
     assert planes.mask[50, 60] == int(MaskPlane.CR)
     assert planes.mask[50, 61] == 0
     assert planes.mask[104, 100] & int(MaskPlane.NO_DATA)
     assert planes.mask[3, 100] == int(MaskPlane.EDGE)
     assert planes.mask[4, 100] == 0
-    assert planes.mask[200, 204] & int(MaskPlane.SATURATED_TEMPLATE)
-    assert planes.halo[200, 208]
-    assert planes.mask[200, 208] & int(MaskPlane.SATURATED_TEMPLATE)
+    assert planes.mask[200, 207] & int(MaskPlane.SATURATED_TEMPLATE)
+    assert planes.excluded[200, 207]
+    assert planes.halo[200, 211]
+    assert planes.mask[200, 211] & int(MaskPlane.SATURATED_TEMPLATE)
     assert not planes.excluded[200, 208]
     assert blocked_pixels(template)[100, 100]
-    swapped = combine_masks(science, template, convolved_template=False, reach=4, fwhm=3.0)
+    swapped = combine_masks(science, template, kernel, convolved_template=False, fwhm=3.0)
     assert swapped.mask[50, 64] & int(MaskPlane.CR)
     assert swapped.mask[104, 100] == 0
 

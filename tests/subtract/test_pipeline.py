@@ -151,7 +151,9 @@ def test_forced_photometry_on_empty_sky_of_the_difference(subtracted: Any) -> No
     difference = result.difference
     usable = usable_pixels(difference.image, difference.variance, difference.mask)
     flux = psf_fluxes(difference.image, difference.variance, usable, difference.need_psf(), x[empty], y[empty])
-    pull = flux["flux"] / flux["fluxErr"]
+    measured = np.isfinite(flux["flux"])  # masks of saturated stars reach farther than 14 pixels
+    assert measured.mean() > 0.99
+    pull = flux["flux"][measured] / flux["fluxErr"][measured]
     assert abs(np.median(pull)) < 0.12
     assert 1.4826 * np.median(np.abs(pull)) == pytest.approx(1.0, abs=0.05)
 

@@ -18,7 +18,7 @@ _DEGREES = (4, 3, 2, 0)
 _STEPS = (1.0, 2.0, 4.0)
 _BROAD = 0.4
 """Width of the Gaussian that carries the wings, in half widths of the kernel."""
-_TAPER = 0.6
+_TAPER = 0.8
 """Where, in half widths, the kernel begins to go to zero: a square edge leaves ghosts round bright stars."""
 _MIN_SIGMA = 0.7  # pixels; a narrower Gaussian is undersampled
 

@@ -185,16 +185,21 @@ def grow(mask: _Bool, radius: float) -> _Bool:
     return grown
 
 
-def grow_bits(mask: NDArray[Any], planes: int, radius: float) -> None:
-    """Grow each plane of `planes` in `mask` (integers, 2-D, contiguous) by a disc of `radius` pixels, in place."""
+def grow_bits(mask: NDArray[Any], planes: int, radius: float, onto: NDArray[Any] | None = None, name: int = 0) -> None:
+    """Grow each plane of `planes` in `mask` (integers, 2-D, contiguous) by a disc of `radius` pixels, in place.
+
+    With `onto`, another mask of that shape, the discs are put there, as the plane `name`.
+    """
     reach = int(np.floor(radius))
     if reach < 1:
         return
     chords = np.floor(np.sqrt(radius**2 - np.square(np.arange(-reach, reach + 1.0)))).astype(np.int64)
-    bits = mask.dtype.type(planes)
-    edge = np.empty((_edges(mask, bits, np.empty((0, 3), np.int64)), 3), np.int64)
-    _edges(mask, bits, edge)
-    _paint(edge, chords, mask)
+    source, bits = frozen_array(mask), mask.dtype.type(planes)
+    edge = np.empty((_edges(source, bits, np.empty((0, 3), np.int64)), 3), np.int64)
+    _edges(source, bits, edge)
+    if name:
+        edge[:, 2] = name
+    _paint(edge, chords, mask if onto is None else onto)
 
 
 @njit(cache=True, nogil=True)

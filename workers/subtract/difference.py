@@ -19,7 +19,7 @@ from workers.subtract.convolve import VaryingKernel, convolve, grid_positions, p
 from workers.subtract.decorrelate import noise_gains, whitening_kernels
 from workers.subtract.kernel import KernelFit, fit_kernel, stamp_grams
 from workers.subtract.kernel_stars import ENOUGH_STARS, find_stars
-from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled, kernel_reach
+from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled
 from workers.subtract.psf_ratio import psf_ratio_kernel
 from workers.subtract.residual_background import residual_background, take_off
 
@@ -77,8 +77,7 @@ def difference_image(science: Exposure, template: Exposure, kernel_degree: int, 
     pair, basis_fwhms = _roles(science, template)
     blocked = blocked_pixels(science), blocked_pixels(template)
     fit = _fit(pair, blocked, basis_fwhms, kernel_degree, half_width)
-    reach = kernel_reach(fit.kernel)
-    planes = combine_masks(science, template, convolved_template=pair.template_convolved, reach=reach, fwhm=pair.fwhm)
+    planes = combine_masks(science, template, fit.kernel, convolved_template=pair.template_convolved, fwhm=pair.fwhm)
     if planes.excluded.all():
         raise DataError(
             f"exposure {science.info.label}: no pixel is usable in both science and template; "

@@ -12,7 +12,7 @@ from workers.imaging.exposure import Exposure, FloatImage
 from workers.subtract.convolve import VaryingKernel, convolve, grid_positions
 from workers.subtract.decorrelate import noise_gains
 from workers.subtract.difference import clean_variance
-from workers.subtract.masking import DifferenceMask, combine_masks, filled, kernel_reach
+from workers.subtract.masking import DifferenceMask, combine_masks, filled
 from workers.subtract.residual_background import residual_background
 
 __all__ = ["Filtered", "check_overlap", "filtered", "flattened", "pair_planes", "quiet_model", "varying"]
@@ -45,7 +45,7 @@ def pair_planes(
 ) -> DifferenceMask:
     """Return the mask of a difference of two images that are both convolved."""
     ours, theirs = (
-        combine_masks(*pair, convolved_template=which, reach=kernel_reach(kernel), fwhm=fwhm)
+        combine_masks(*pair, kernel, convolved_template=which, fwhm=fwhm)
         for which, kernel in zip((False, True), kernels, strict=True)
     )
     return DifferenceMask(ours.mask | theirs.mask, ours.excluded | theirs.excluded, ours.halo | theirs.halo)

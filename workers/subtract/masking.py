@@ -82,16 +82,22 @@ def kernel_reach(kernel: VaryingKernel, leftover: float = 0.02) -> int:
 
 
 def combine_masks(
-    science: Exposure, template: Exposure, *, convolved_template: bool, reach: int, fwhm: float
+    science: Exposure, template: Exposure, kernel: VaryingKernel, *, convolved_template: bool, fwhm: float
 ) -> DifferenceMask:
-    """Return the mask of the difference: blocking planes of the convolved image grown by the kernel's `reach` (pixels).
+    """Return the mask of the difference: blocking planes of the convolved image grown by the kernel's reach.
 
-    The border of `reach` pixels, where the kernel leaves the image, becomes EDGE. `fwhm` (pixels) sizes the halos.
+    Saturated pixels, whose missing light is the brightest of all, are grown by the whole kernel. The border where the
+    kernel leaves the image becomes EDGE. `fwhm` (pixels) sizes the halos.
     """
-    grown_by = (0, reach) if convolved_template else (reach, 0)
-    mask, theirs = _carried(science, _COPIED, {}), _carried(template, 0, _TEMPLATE_PLANES)
-    grow_bits(mask, _GROWN, grown_by[0])
-    grow_bits(theirs, _TEMPLATE_GROWN, grown_by[1])
+    reach, mask, theirs = kernel_reach(kernel), _carried(science, _COPIED, {}), _carried(template, 0, _TEMPLATE_PLANES)
+    if convolved_template:
+        grow_bits(theirs, _TEMPLATE_GROWN, reach)
+        full = np.ascontiguousarray(template.mask)
+        grow_bits(full, int(MaskPlane.SATURATED), kernel.half, theirs, int(MaskPlane.SATURATED_TEMPLATE))
+    else:
+        grow_bits(mask, _GROWN, reach)
+        full = np.ascontiguousarray(science.mask)
+        grow_bits(full, int(MaskPlane.SATURATED), kernel.half, mask, int(MaskPlane.SATURATED))
     mask |= theirs
     _mark_border(mask, reach)
     excluded = _flagged(mask, int(BLOCKING))

@@ -66,8 +66,8 @@ def model_errors(
     smooth = ndimage.convolve1d(ndimage.convolve1d(light, _SMOOTH, 1), _SMOOTH, 2)
     pairs = zip(_patterns(light), _patterns(smooth), strict=True)
     share, *shifts = (_amplitudes(left, noise, one[core], other[core]) for one, other in pairs)
-    both = np.concatenate(shifts, axis=1)
-    return ModelErrors(max(_spread(*share, MOST_SHARE, _CHANGED), LEAST_SHARE), _spread(*both, MOST_SHIFT, _MOVED))
+    share_left = _spread(share, MOST_SHARE, _CHANGED)
+    return ModelErrors(max(share_left, LEAST_SHARE), _spread(np.concatenate(shifts, axis=1), MOST_SHIFT, _MOVED))
 
 
 def add_model_errors(noise: FloatImage, light: FloatImage, errors: ModelErrors) -> None:
@@ -92,12 +92,13 @@ def _amplitudes(left: _Float, noise: _Float, pattern: _Float, smooth: _Float) ->
     return np.stack([(left * smooth).sum(axis=(1, 2)) / norm, error])
 
 
-def _spread(amplitude: _Float, error: _Float, most: float, other: float) -> float:
-    """Return the scatter about 0 beyond the errors, 0 to `most`: the upper end of its interval of one sigma.
+def _spread(amplitudes: _Float, most: float, other: float) -> float:
+    """Return the scatter of amplitudes about 0 beyond their errors, 0 to `most`: the end of its interval of one sigma.
 
     With few stars it is better overestimated: what is missed is a faint change of a bright star. A few of the values
     may be of another kind, scattered by `other`: stars that vary, or have moved.
     """
+    amplitude, error = amplitudes
     trial = np.concatenate([[0.0], np.geomspace(_FINEST * most, most, _TRIALS)])
     width = np.sqrt(np.square(error[:, None]) + np.square(trial))
     wide = np.sqrt(np.square(error) + other**2)[:, None]
