@@ -49,7 +49,7 @@ WATCHED = {
     ),
     "workers.templates.match": ("_mosaic", "node_grid", "warp_planes", "_psf"),
     "workers.subtract.pipeline": (
-        "difference_image", "model_errors", "score_image", "quiet_sky", "_find", "_measured", "_controlled", "_stamps",
+        "difference_image", "model_errors", "score_image", "quiet_sky", "_find", "_measured", "control_sources", "_stamps",
         "measure_extendedness", "find_runs",
     ),
 }  # fmt: skip
