@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import SchemaError
 from schemas.families import families
-from schemas.registry import latest
+from schemas.registry import get, latest
 
 __all__ = ["STRING_WIDTH", "Column", "RowGroups", "columns_of", "records_to_rows", "rows_to_records", "table_dtype"]
 
@@ -74,13 +74,13 @@ class RowGroups:
         return [self.rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def table_dtype(family: str, record: str) -> np.dtype[np.void]:
-    """Return the dtype of a table of records of one named type of a family's latest schema.
+def table_dtype(family: str, record: str, version: str = "") -> np.dtype[np.void]:
+    """Return the dtype of a table of records of one named type of a family's latest schema, or of its `version`.
 
     One column per scalar field, in the schema's order: long i8, int i4, double f8, float f4, boolean ?, string U32;
     arrays, maps, bytes and records have no column. Raises SchemaError where the family has no such record.
     """
-    return np.dtype([(column.name, column.kind) for column in columns_of(family, record)])
+    return np.dtype([(column.name, column.kind) for column in columns_of(family, record, version)])
 
 
 def rows_to_records(rows: NDArray[np.void]) -> list[dict[str, Any]]:
@@ -142,21 +142,20 @@ def _plain(value: Any) -> Any:
 
 
 @cache
-def columns_of(family: str, record: str, *, complete: bool = False) -> tuple[Column, ...]:
-    """Return the columns of a record of a family's latest schema, in the schema's order.
+def columns_of(family: str, record: str, version: str = "", *, complete: bool = False) -> tuple[Column, ...]:
+    """Return the columns of a record of a family's latest schema, or of its `version`, in the schema's order.
 
     Raises SchemaError where the family has no such record or, if `complete`, where a field without a column stands
     before one with a column.
     """
-    definitions = dict(_records(latest(family).parsed))
+    schema = get(family, version) if version else latest(family)
+    definitions = dict(_records(schema.parsed))
     if record not in definitions:
-        raise SchemaError(
-            f"the schema {latest(family).name} has no record {record!r}; it has {', '.join(sorted(definitions))}"
-        )
+        raise SchemaError(f"the schema {schema.name} has no record {record!r}; it has {', '.join(sorted(definitions))}")
     fields = definitions[record]["fields"]
     columns = tuple(column for column in map(_column, fields) if column is not None)
     if complete and [item["name"] for item in fields[: len(columns)]] != [column.name for column in columns]:
-        raise SchemaError(f"{record} of {latest(family).name} has arrays, maps or records between its columns")
+        raise SchemaError(f"{record} of {schema.name} has arrays, maps or records between its columns")
     return columns
 
 

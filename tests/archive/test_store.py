@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import fastavro
@@ -10,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import schemas
 from schemas.errors import ConflictError, DataError, SchemaError
+from stream import codec
 from tests.archive.packets import NIGHT, alert
 from workers.archive import store
 from workers.archive.alert import ArchivedAlert
 from workers.archive.store import AlertArchive
 
-FILE = f"{NIGHT}/alerts-1.0.avro"
+FILE = f"{NIGHT}/alerts-1.1.avro"
 
 
 def ids(path: Path) -> list[int]:
@@ -52,6 +56,25 @@ def test_an_alert_comes_back_whole(archive: AlertArchive, tmp_path: Path) -> Non
     assert again.sizes() == {NIGHT: (tmp_path / "alerts" / FILE).stat().st_size}
     assert again.consumed() == {("alerts", 0): 18}
     assert ids(tmp_path / "alerts" / FILE) == [given_.alertId]
+
+
+def test_alerts_of_an_earlier_version_stay_as_they_were(archive: AlertArchive, tmp_path: Path) -> None:
+    old = schemas.get("alert", "1.0")
+    buffer = io.BytesIO(b"\x00" + old.id.to_bytes(4, "big"))
+    buffer.seek(5)
+    fastavro.schemaless_writer(buffer, old.parsed, codec.decode(alert(3).value).record)
+    early = replace(alert(3), value=buffer.getvalue())
+    for one in (early, alert(4)):
+        archive.append(one)
+    archive.flush()
+    assert list(archive.night(NIGHT)) == [early, alert(4)]
+    later = {"snapDiffFlux": None, "snapDiffFluxErr": None, "dipoleProbability": None}
+    expected = codec.decode(alert(3).value).record
+    assert codec.decode(early.value).record == expected | {"diaSource": expected["diaSource"] | later}
+    assert ids(tmp_path / "alerts" / f"{NIGHT}/alerts-1.0.avro") == [3]
+    assert ids(tmp_path / "alerts" / FILE) == [4]
+    archive.reindex()
+    assert list(archive.digests(NIGHT)) == [3, 4]
 
 
 def test_nights_are_apart_and_in_order_of_alert_id(archive: AlertArchive) -> None:

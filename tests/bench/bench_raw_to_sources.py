@@ -49,8 +49,8 @@ WATCHED = {
     ),
     "workers.templates.match": ("_mosaic", "node_grid", "warp_planes", "_psf"),
     "workers.subtract.pipeline": (
-        "difference_image", "model_errors", "score_image", "quiet_sky", "_find", "_measured", "control_sources", "_stamps",
-        "measure_extendedness", "find_runs",
+        "difference_image", "model_errors", "score_image", "quiet_sky", "_find", "_measured", "control_sources",
+        "_stamps", "measure_extendedness", "find_runs",
     ),
 }  # fmt: skip
 """Functions whose time is told, by the module that calls them."""

@@ -40,6 +40,7 @@ def test_what_one_snap_alone_has_is_gone(tiny_survey: Prepared, tmp_path: Path) 
     streak = np.s_[101:103, 50:130]
     excess = together.image[streak].mean() - alone.image[streak].mean()
     assert together.photo is not None
+    assert together.snaps is not None
     assert abs(excess) < 0.02 * 800.0 * 1.5 * 2 * together.photo.nJyPerElectron  # of the streak, with the usual gain
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import DataError
-from workers.imaging.exposure import Exposure, ExposureInfo, PhotoCalib
+from workers.imaging.exposure import Exposure, ExposureInfo, PhotoCalib, SnapDifference
 from workers.imaging.fits import (
     card_of,
     exposure_from_bytes,
@@ -93,6 +93,32 @@ def test_equal_exposures_give_equal_bytes_and_a_second_trip_too() -> None:
     assert data == exposure_to_bytes(make_exposure())
     assert data == exposure_to_bytes(exposure_from_bytes(data, "x"))
     assert data != exposure_to_bytes(make_exposure(unit="electron"))
+
+
+def test_the_difference_of_snaps_comes_back_where_there_is_one() -> None:
+    plain = make_exposure()
+    change = plain.image - 100.0
+    change[5, 6] = np.nan
+    before = plain.replaced(snaps=SnapDifference(change, np.square(change)))
+    data = exposure_to_bytes(before)
+    after = exposure_from_bytes(data, "x")
+    assert after.snaps is not None
+    assert before.snaps is not None
+    for plane in ("image", "variance"):
+        np.testing.assert_array_equal(getattr(after.snaps, plane), getattr(before.snaps, plane))
+        assert getattr(after.snaps, plane).dtype == np.float32
+        assert getattr(after.snaps, plane).dtype.isnative
+    assert exposure_to_bytes(after) == data
+    assert exposure_to_bytes(after.replaced(snaps=None)) == exposure_to_bytes(plain)
+    assert exposure_from_bytes(exposure_to_bytes(plain), "x").snaps is None
+    with fits.open(io.BytesIO(data), checksum=True) as hdus:
+        assert [hdu.name for hdu in hdus][-2:] == ["SNAPDIFF", "SNAPVAR"]
+        assert (hdus["SNAPDIFF"].header["BUNIT"], hdus["SNAPVAR"].header["BUNIT"]) == ("nJy", "(nJy)2")
+        place = hdus["SNAPVAR"].fileinfo()["datLoc"] + 50
+    damaged = bytearray(data)
+    damaged[place] ^= 0xFF
+    with pytest.raises(DataError, match="checksum of its SNAPVAR plane"):
+        exposure_from_bytes(bytes(damaged), "x")
 
 
 def test_bare_exposure_round_trips() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import DataError
-from workers.imaging.exposure import Exposure, ExposureInfo
+from workers.imaging.exposure import Exposure, ExposureInfo, SnapDifference
 from workers.imaging.identity import dia_source_ids, unpack_dia_source_id
 from workers.imaging.masks import MaskPlane, header_cards, planes_from_header
 from workers.imaging.psf import PsfModel
@@ -34,6 +34,23 @@ def test_planes_of_an_exposure_are_read_only_and_have_one_shape():
     assert exposure.with_metrics(a=1.0).metrics == {"a": 1.0}
     with pytest.raises(DataError, match="7:2 has no WCS"):
         exposure.need_wcs()
+
+
+def test_the_difference_of_snaps_belongs_to_its_image():
+    exposure = make_exposure()
+    snaps = SnapDifference(exposure.image - 3.0, exposure.variance)
+    both = exposure.replaced(snaps=snaps)
+    assert both.with_metrics(a=1.0).replaced(mask=exposure.mask).snaps is snaps
+    assert both.replaced(image=exposure.image * 2).snaps is None  # of another image nothing is known
+    scaled = both.replaced(image=exposure.image * 2, snaps=snaps.scaled(np.float32(2.0))).snaps
+    np.testing.assert_array_equal(scaled.image, 2 * snaps.image)
+    np.testing.assert_array_equal(scaled.variance, 4 * snaps.variance)
+    slope = np.linspace(1, 2, exposure.image.size, dtype=np.float32).reshape(exposure.shape)
+    np.testing.assert_array_equal(snaps.scaled(slope).variance, np.square(slope))
+    with pytest.raises(ValueError, match="read-only"):
+        snaps.image[0, 0] = 1.0
+    with pytest.raises(DataError, match=r"7:2: the difference of its snaps is of shapes \(2, 2\)"):
+        exposure.replaced(snaps=SnapDifference(np.zeros((2, 2)), np.zeros((2, 2))))
 
 
 @given(st.integers(0, 2**41 - 1), st.integers(0, 255), st.integers(1, 2**14))

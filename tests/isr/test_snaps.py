@@ -69,6 +69,12 @@ def test_clean_snaps_give_their_sum_with_the_noise_stated(seconds: float, sky_fa
         assert abs(((combined.image - truth) / noise).mean()) < 3 / SIZE  # unbiased: three sigma of the mean
         pulls = (combined.image - truth) / np.sqrt(combined.variance)
         assert pulls.std() == pytest.approx(1.0, abs=0.01)
+    assert combined.snaps is not None
+    pulls = combined.snaps.image / np.sqrt(combined.snaps.variance)
+    known = np.isfinite(pulls) & ((truth_one < 200) | (sky_factor == 1.0))  # else stars differ as the sky does
+    assert np.isfinite(pulls).mean() > 0.999
+    assert abs(pulls[known].mean()) < 0.03
+    assert pulls[known].std() == pytest.approx(1.0, abs=0.015)
     assert max(fractions(combined)) < 1e-4
     assert combined.metrics["snapSkyDifference"] == pytest.approx(157.5 * (15 + seconds) / 15 * (1 - sky_factor), abs=4)
 
@@ -100,6 +106,10 @@ def test_cosmic_rays_of_one_snap_come_from_the_other(swapped: bool) -> None:
     single = combined.variance[bright & sky] / (2 * (truth + READ_NOISE**2))[bright & sky]
     assert np.median(single) == pytest.approx(2.0, abs=0.1)
     assert not combined.mask.any()
+    assert combined.snaps is not None
+    assert np.isnan(combined.snaps.image[bright]).all()
+    assert np.isnan(combined.snaps.variance[bright]).all()
+    assert np.isnan(combined.snaps.image[rays > 0]).mean() > 0.97  # their faint rims too
     found, none = fractions(combined)[:: -1 if swapped else 1]
     assert none < 5e-5
     assert found * SIZE**2 < 1.6 * (rays > 0).sum()
@@ -161,6 +171,8 @@ def test_a_ray_on_a_pixel_that_the_other_snap_lacks_is_flagged() -> None:
     assert combined.mask[30, 33] == 0  # its other snap is good
     assert combined.mask[30, 34] == int(MaskPlane.CR)  # good in the first, but beside a ray of the first
     assert combined.mask.sum() == int(MaskPlane.CR)
+    assert combined.snaps is not None
+    assert np.isnan(combined.snaps.image[29:32, 29:39]).all()
     nothing = np.full((SIZE, SIZE), np.nan, np.float32)
     lost = combine_snaps(replace(one, image=nothing), replace(two, image=nothing), CONFIG)
     assert np.all(lost.mask == int(MaskPlane.BAD | MaskPlane.NO_DATA))
@@ -180,6 +192,9 @@ def test_identity_time_and_provenance() -> None:
     assert "b" not in combined.metrics
     other = combine_snaps(two, one, CONFIG)
     np.testing.assert_array_equal(other.image, combined.image)
+    assert other.snaps is not None
+    assert combined.snaps is not None
+    np.testing.assert_array_equal(other.snaps.image, combined.snaps.image)  # the earlier less the later
     assert other.info == combined.info
 
 

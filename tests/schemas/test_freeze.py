@@ -47,11 +47,11 @@ def test_a_changed_schema_is_refused_and_an_old_entry_never_altered() -> None:
 
 def test_a_new_version_is_added_and_nothing_else() -> None:
     frozen, current = freeze.read_frozen(), _current()
-    new = {"id": 101, "fingerprint": "f", "files": {}}
-    entries = freeze.added(frozen, {**current, ("alert", "1.1"): new})
-    assert entries["alert"] == {**frozen["alert"], "1.1": new}
+    new = {"id": 199, "fingerprint": "f", "files": {}}
+    entries = freeze.added(frozen, {**current, ("alert", "1.99"): new})
+    assert entries["alert"] == {**frozen["alert"], "1.99": new}
     assert {k: v for k, v in entries.items() if k != "alert"} == {k: v for k, v in frozen.items() if k != "alert"}
-    assert "1.1" not in frozen["alert"]
+    assert "1.99" not in frozen["alert"]
 
 
 def test_the_command_refuses_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -56,6 +56,34 @@ def test_every_family_survives_the_round_trip(family: str) -> None:
         assert codec.encode(family, decoded.record) == data
 
 
+def _first(schema: schemas.Schema) -> Any:
+    return next(iter(generate_many(schema.parsed, 1)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "place"), [("alert", "diaSource"), ("diasources", "sources"), ("scored", "sources")]
+)
+def test_sources_of_the_first_version_are_read_with_null_in_later_columns(family: str, place: str) -> None:
+    old = schemas.get(family, "1.0")
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, old.parsed, _first(old))
+    body.seek(0)
+    record: Any = fastavro.schemaless_reader(body, old.parsed, None)
+    decoded = codec.decode(b"\x00" + old.id.to_bytes(4, "big") + body.getvalue())
+    assert decoded.schema == old
+    sources = decoded.record[place] if family != "alert" else [decoded.record[place]]
+    written = record[place] if family != "alert" else [record[place]]
+    assert len(sources) == len(written) > 0
+    for read, source in zip(sources, written, strict=True):
+        assert {name: read[name] for name in source} == source
+        assert {read[name] for name in read.keys() - source.keys()} == {None}
+        assert {"snapDiffFlux", "snapDiffFluxErr", "dipoleProbability"} == read.keys() - source.keys()
+    assert schemas.latest(family).id == codec.decode(codec.encode(family, decoded.record)).schema.id
+    # and one who stayed with the first version reads what is written today
+    body = io.BytesIO(codec.encode(family, decoded.record)[5:])
+    assert fastavro.schemaless_reader(body, schemas.latest(family).parsed, old.parsed) == record
+
+
 def test_the_framing_is_confluents() -> None:
     data = codec.encode("visit", VISIT)
     assert data[:5] == b"\x00" + struct.pack(">i", 10101)

@@ -41,6 +41,8 @@ def test_stars_out_of_place_are_dipoles(setting: Setting) -> None:
     assert len(np.unique(cell)) > 0.9 * n
     assert np.mean(found > 0.5) >= 0.95
     np.testing.assert_array_equal(rows["isDipole"], found > 0.5)
+    tried = rows["dipoleFitAttempted"]
+    np.testing.assert_array_equal(rows["dipoleProbability"], np.where(tried, found, np.nan).astype("f4"))
 
 
 def test_faint_dipoles_at_the_limit() -> None:

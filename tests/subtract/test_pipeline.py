@@ -50,7 +50,16 @@ def test_noise_of_the_score_is_one(subtracted: Any, case: str) -> None:
     _, result = subtracted(**CASES[case])
     assert result.metrics["scoreNoise"] == pytest.approx(1.0, abs=0.02)
     assert abs(result.metrics["residualBackground"]) < 0.02 * np.sqrt(np.median(result.difference.variance))
-    assert result.metrics["convolved"] == float(case != "broad template")
+    assert result.metrics["convolved"] == 1.0
+    assert ("preconvolutionFwhm" in result.metrics) == (case == "broad template")
+
+
+def test_a_kernel_may_be_the_template_s_or_the_science_image_s(subtracted: Any) -> None:
+    pair, _ = subtracted(**CASES["broad template"])
+    result = subtract(pair.science, pair.template, SubtractConfig(method="alard-lupton"))
+    assert result.metrics["scoreNoise"] == pytest.approx(1.0, abs=0.02)
+    assert result.metrics["convolved"] == 0.0
+    assert matches(pair, result)[1].mean() > 0.98
 
 
 @pytest.mark.parametrize("case", CASES)

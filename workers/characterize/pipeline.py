@@ -260,6 +260,7 @@ def _calibrated(
         variance=exposure.variance * np.square(factor),
         mask=mark_pixels(exposure.mask, sky.detections.segments, MaskPlane.DETECTED),
         unit="nJy",
+        snaps=None if exposure.snaps is None else exposure.snaps.scaled(factor),
         wcs=SkyWcs(sight.wcs.header()),  # as a file gives it back: fused stages see what separate ones see
         psf=psf.model,
         photo=PhotoCalib(zero.nJyPerElectron, zero.relativeError, zero.nStars),

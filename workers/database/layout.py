@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.errors import ConfigurationError
-from workers.database.rows import fingerprints
+from workers.database.rows import earlier_fingerprints, fingerprints
 
-__all__ = ["LAYOUT_VERSION", "check_layout", "expected_layout", "statements"]
+__all__ = ["LAYOUT_VERSION", "UPGRADE", "check_layout", "expected_layout", "statements", "upgraded_layout"]
 
 LAYOUT_VERSION = "3"
 
@@ -81,6 +81,22 @@ def statements(words: Mapping[str, str]) -> list[str]:
 def expected_layout() -> list[tuple[str, str]]:
     """Return what the table `meta` holds: the layout's version and a hash of each dtype kept as bytes."""
     return [("layout", LAYOUT_VERSION), *fingerprints().items()]
+
+
+UPGRADE = "UPDATE meta SET value = ? WHERE name = ? AND value = ?"
+"""What `upgraded_layout` is for."""
+
+
+def upgraded_layout(found: Sequence[tuple[Any, ...]]) -> list[tuple[str, str, str]]:
+    """Return (new value, name, old value) of the rows of `meta` that change where an earlier version wrote diaSource.
+
+    Its rows stay as they are, shorter than today's, and are read with null in the columns that came later; an earlier
+    version could not read what is written beside them, so that it has to be told.
+    """
+    kept, today = {str(key): str(value) for key, value in found}, dict(expected_layout())
+    old = kept.get("diaSource", "")
+    same = {**kept, "diaSource": today["diaSource"]} == today
+    return [(today["diaSource"], "diaSource", old)] if same and old in earlier_fingerprints() else []
 
 
 def check_layout(name: str, found: Sequence[tuple[Any, ...]]) -> None:

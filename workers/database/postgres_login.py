@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8BinaryDumper
 
 from schemas.errors import ConfigurationError, SkydeltaError
-from workers.database.layout import check_layout, expected_layout, statements
+from workers.database.layout import UPGRADE, check_layout, expected_layout, statements, upgraded_layout
 from workers.database.postgres_errors import passing, refusal, translated
 
 __all__ = ["Login", "RawSession"]
@@ -29,6 +29,8 @@ _STORED_AS_IS = (
     "ALTER TABLE outputs ALTER packed SET STORAGE EXTERNAL; ALTER TABLE deliveries ALTER message SET STORAGE EXTERNAL"
 )
 """Both are compressed already."""
+
+_META = "SELECT name, value FROM meta"
 
 _PATIENCE = {
     "connect_timeout": "10",
@@ -107,7 +109,9 @@ class Login:
             self._settle(raw)
             if not self._laid_out(raw):
                 self._lay_out(raw)
-            check_layout(self.place, raw.execute("SELECT name, value FROM meta").fetchall())
+            for change in upgraded_layout(raw.execute(_META).fetchall()):
+                raw.execute(UPGRADE.replace("?", "%s").encode(), change)
+            check_layout(self.place, raw.execute(_META).fetchall())
         except psycopg.Error as error:
             raw.close()
             raise translated(error, self.place) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import schemas
 from workers.database import EXPOSURE_DTYPE, OBJECT_DTYPE
 
 __all__ = [
+    "earlier_fingerprints",
     "exposure_rows",
     "exposure_values",
     "fingerprints",
@@ -42,7 +44,19 @@ def source_dtype() -> np.dtype[Any]:
 def fingerprints() -> dict[str, str]:
     """Return a hash of each row dtype by name, kept in the database: rows are stored as their bytes."""
     dtypes = {"diaSource": source_dtype(), "diaObject": OBJECT_DTYPE, "exposure": EXPOSURE_DTYPE}
-    return {name: hashlib.sha256(repr(dtype.descr).encode()).hexdigest() for name, dtype in dtypes.items()}
+    return {name: _fingerprint(dtype) for name, dtype in dtypes.items()}
+
+
+def earlier_fingerprints() -> list[str]:
+    """Return the hashes of the diaSource dtypes of earlier schema versions whose columns today's begins with."""
+    today = source_dtype().descr
+    versions = schemas.versions("alert")[:-1]
+    before = [schemas.table_dtype("alert", "diaSource", version) for version in versions]
+    return [_fingerprint(dtype) for dtype in before if dtype.descr == today[: len(dtype.descr)] != today]
+
+
+def _fingerprint(dtype: np.dtype[Any]) -> str:
+    return hashlib.sha256(repr(dtype.descr).encode()).hexdigest()
 
 
 def pixels(ra: Any, dec: Any) -> NDArray[np.int64]:
@@ -103,8 +117,19 @@ def _with_bytes(data: Rows, columns: list[list[Any]]) -> list[tuple[Any, ...]]:
 
 
 def source_rows(answers: Blobs) -> Rows:
-    """Return diaSource rows from answers."""
-    return _from_bytes(answers, source_dtype())
+    """Return diaSource rows from answers; what an earlier version wrote has null in the columns that came later."""
+    blank = _blank_source()
+    return _from_bytes([(answer[-1] + blank[len(answer[-1]) :],) for answer in answers], source_dtype())
+
+
+@cache
+def _blank_source() -> bytes:
+    """Return the bytes of a diaSource row without any value."""
+    row = np.zeros(1, source_dtype())
+    for name in row.dtype.names or ():
+        if row.dtype[name].kind == "f":
+            row[name] = np.nan
+    return row.tobytes()
 
 
 def object_rows(answers: Blobs) -> Rows:

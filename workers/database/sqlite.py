@@ -14,7 +14,7 @@ from typing import Any
 from schemas.errors import DataError, SkydeltaError, UnreachableError
 from workers.database.catalogue import SqlCatalogue
 from workers.database.connection import Values
-from workers.database.layout import check_layout, expected_layout, statements
+from workers.database.layout import UPGRADE, check_layout, expected_layout, statements, upgraded_layout
 from workers.database.line import SqlLine
 from workers.database.positions import SqlPositions
 from workers.database.reader import SqlReader
@@ -24,6 +24,7 @@ __all__ = ["SqliteDatabase"]
 _WORDS = {"blob": "BLOB", "real": "REAL", "serial": "INTEGER PRIMARY KEY", "clustered": " WITHOUT ROWID"}
 _WAIT = 60.0
 """Seconds that a writer waits for another one."""
+_META = "SELECT name, value FROM meta"
 
 
 class SqliteDatabase(SqlPositions, SqlLine, SqlCatalogue, SqlReader):
@@ -51,7 +52,8 @@ class _Connection:
             _write_ahead(self.raw)
             if not _is_laid_out(self.raw):
                 _lay_out(self.raw)
-            kept = self.raw.execute("SELECT name, value FROM meta").fetchall()
+            self.raw.executemany(UPGRADE, upgraded_layout(self.raw.execute(_META).fetchall()))
+            kept = self.raw.execute(_META).fetchall()
         except (sqlite3.Error, OSError) as error:
             raise UnreachableError(f"the DIA database {self.path} can't be opened: {error}") from error
         check_layout(self.path, kept)

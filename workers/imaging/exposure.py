@@ -14,7 +14,16 @@ from schemas.errors import DataError
 from workers.imaging.psf import PsfModel
 from workers.imaging.wcs import SkyWcs
 
-__all__ = ["Exposure", "ExposureInfo", "FloatImage", "MaskImage", "PhotoCalib", "RawExposure", "frozen_array"]
+__all__ = [
+    "Exposure",
+    "ExposureInfo",
+    "FloatImage",
+    "MaskImage",
+    "PhotoCalib",
+    "RawExposure",
+    "SnapDifference",
+    "frozen_array",
+]
 
 FloatImage = NDArray[np.float32]
 MaskImage = NDArray[np.int32]
@@ -81,6 +90,28 @@ class PhotoCalib:
 
 
 @dataclass(frozen=True)
+class SnapDifference:
+    """The first snap of a visit less its second: what changed between them, in the unit of the exposure they make up.
+
+    float32 (height, width) each. Both snaps count as if they had lasted as long as the whole visit, the smooth
+    difference of their skies is taken off, and both planes are NaN where one of the snaps has no good pixel.
+    """
+
+    image: FloatImage
+    variance: FloatImage
+
+    def __post_init__(self) -> None:
+        """Make the planes read-only."""
+        for name in ("image", "variance"):
+            plane = np.ascontiguousarray(getattr(self, name), dtype=np.float32)
+            object.__setattr__(self, name, frozen_array(plane))
+
+    def scaled(self, factor: NDArray[np.float32] | np.float32) -> SnapDifference:
+        """Return it in another unit: `factor` of it to one of this, one number or one per pixel."""
+        return SnapDifference(self.image * factor, self.variance * np.square(factor))
+
+
+@dataclass(frozen=True)
 class Exposure:
     """Pixels with everything needed to measure on them. The three planes have one shape (height, width).
 
@@ -101,12 +132,17 @@ class Exposure:
     """What went in: calibration and template ids by name, e.g. ``{"bias": "bias-..."}``."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Numbers about this exposure that later stages and the report use."""
+    snaps: SnapDifference | None = None
+    """None where the visit has one snap."""
 
     def __post_init__(self) -> None:
         """Check the planes and make them read-only."""
         if not self.image.shape == self.mask.shape == self.variance.shape or self.image.ndim != 2:
             shapes = f"{self.image.shape}, {self.mask.shape}, {self.variance.shape}"
             raise DataError(f"exposure {self.info.label}: image, mask and variance differ in shape: {shapes}")
+        if self.snaps is not None and not self.snaps.image.shape == self.snaps.variance.shape == self.image.shape:
+            shapes = f"{self.snaps.image.shape} and {self.snaps.variance.shape}, not {self.image.shape}"
+            raise DataError(f"exposure {self.info.label}: the difference of its snaps is of shapes {shapes}")
         for name, dtype in (("image", np.float32), ("mask", np.int32), ("variance", np.float32)):
             plane = np.ascontiguousarray(getattr(self, name), dtype=dtype)
             object.__setattr__(self, name, frozen_array(plane))
@@ -119,8 +155,8 @@ class Exposure:
         return self.image.shape[0], self.image.shape[1]
 
     def replaced(self, **changes: Any) -> Exposure:
-        """Return a copy with some fields changed."""
-        return replace(self, **changes)
+        """Return a copy with some fields changed; with another image the snaps' difference goes, unless it is given."""
+        return replace(self, **({"snaps": None} if "image" in changes else {}) | changes)
 
     def with_metrics(self, **metrics: float) -> Exposure:
         """Return a copy with `metrics` added."""

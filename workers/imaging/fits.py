@@ -19,7 +19,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from schemas.errors import DataError, UnreachableError
-from workers.imaging.exposure import Exposure, ExposureInfo, PhotoCalib
+from workers.imaging.exposure import Exposure, ExposureInfo, PhotoCalib, SnapDifference
 from workers.imaging.masks import MaskPlane, header_cards, planes_from_header
 from workers.imaging.psf import PsfModel
 from workers.imaging.wcs import SkyWcs
@@ -177,7 +177,8 @@ def exposure_to_bytes(exposure: Exposure) -> bytes:
     """Return the exposure as multi-extension FITS: equal exposures give equal bytes (no date is written).
 
     PRIMARY holds the identity, photometric calibration, provenance and metrics; then IMAGE (float32, with the
-    WCS), MASK (int32, ``MP_`` cards), VARIANCE (float32) and PSF (float32 cube), each with its checksums.
+    WCS), MASK (int32, ``MP_`` cards), VARIANCE (float32) and PSF (float32 cube), each with its checksums. Where the
+    visit has two snaps, SNAPDIFF and SNAPVAR (float32) follow: their difference and its variance.
     """
     primary = fits.PrimaryHDU(header=_primary_header(exposure))
     planes = planes_to_hdus(exposure.image, exposure.mask, exposure.variance, exposure.unit)
@@ -192,6 +193,10 @@ def exposure_to_bytes(exposure: Exposure) -> bytes:
         if exposure.psf.oversampling > 1:
             psf.header["PSFOVERS"] = (exposure.psf.oversampling, "coefficients per pixel, along a side")
         hdus.append(psf)
+    if exposure.snaps is not None:
+        hdus += [fits.ImageHDU(exposure.snaps.image, name="SNAPDIFF")]
+        hdus += [fits.ImageHDU(exposure.snaps.variance, name="SNAPVAR")]
+        hdus[-2].header["BUNIT"], hdus[-1].header["BUNIT"] = exposure.unit, f"({exposure.unit})2"
     return bytes(_to_buffer(hdus))
 
 
@@ -260,6 +265,7 @@ def exposure_from_bytes(data: bytes, label: str) -> Exposure:
     with open_hdus(data, label) as hdus:
         header = hdus[0].header
         image, mask, variance = planes_from_hdus(hdus, label)
+        snaps = [_plane(hdus, name, label) for name in ("SNAPDIFF", "SNAPVAR")] if "SNAPDIFF" in hdus else []
         try:
             return Exposure(
                 info=_info(header),
@@ -272,6 +278,7 @@ def exposure_from_bytes(data: bytes, label: str) -> Exposure:
                 photo=_photo(header),
                 provenance={name: unquote(str(text)) for name, text in _prefixed(header, "PROV ").items()},
                 metrics={name: float(number) for name, number in _prefixed(header, "METRIC ").items()},
+                snaps=SnapDifference(*snaps) if snaps else None,
             )
         except (KeyError, ValueError) as error:
             raise DataError(
@@ -289,15 +296,16 @@ def planes_from_hdus(
     promised = hdus[0].header.get("NEXTEND", len(hdus) - 1)
     if len(hdus) - 1 != promised:
         raise DataError(f"{label}: cut short, {len(hdus) - 1} extensions are there of {promised}")
-    planes = []
-    for name in ("IMAGE", "MASK", "VARIANCE"):
-        if name not in hdus:
-            raise DataError(f"{label}: it has no {name} plane; it is not a file that skydelta wrote")
-        if hdus[name].verify_datasum() == 0:
-            raise DataError(f"{label}: the checksum of its {name} plane is wrong; the file is damaged")
-        planes.append(_native(hdus[name].data))
-    image, mask, variance = planes
+    image, mask, variance = (_plane(hdus, name, label) for name in ("IMAGE", "MASK", "VARIANCE"))
     return image, current_bits(mask, planes_from_header(hdus["MASK"].header)), variance
+
+
+def _plane(hdus: fits.HDUList, name: str, label: str) -> NDArray[Any]:
+    if name not in hdus:
+        raise DataError(f"{label}: it has no {name} plane; it is not a file that skydelta wrote")
+    if hdus[name].verify_datasum() == 0:
+        raise DataError(f"{label}: the checksum of its {name} plane is wrong; the file is damaged")
+    return _native(hdus[name].data)
 
 
 def current_bits(mask: NDArray[np.int32], written: Mapping[str, int]) -> NDArray[np.int32]:

@@ -142,7 +142,7 @@ def inject_sources(exposure: Exposure, sources: _Rows, rng: np.random.Generator 
         expected = added.ravel()[light]
         image.ravel()[light] += (rng.poisson(expected / scale) * scale - expected).astype(np.float32)
         variance = variance + np.float32(scale) * np.maximum(added, 0.0).astype(np.float32)
-    return exposure.replaced(image=image, variance=variance, mask=mask)
+    return exposure.replaced(image=image, variance=variance, mask=mask, snaps=exposure.snaps)
 
 
 def _paint(added: _Float, mask: NDArray[np.int32], psf: PsfModel, sources: _Rows) -> None:

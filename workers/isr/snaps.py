@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from schemas.errors import DataError
-from workers.imaging.exposure import Exposure, ExposureInfo, FloatImage, MaskImage
+from workers.imaging.exposure import Exposure, ExposureInfo, FloatImage, MaskImage, SnapDifference
 from workers.imaging.masks import MaskPlane
 from workers.isr.saturation import grown
 from workers.isr.snap_artefacts import find_artefacts, sky_level
@@ -46,8 +46,8 @@ def combine_snaps(first: Exposure, second: Exposure, config: SnapsConfig) -> Exp
     one only (`find_artefacts`), and what is flagged in one only, is taken from the other, moved by half of what their
     smooth skies differ by; the rest is the mean with weights of the expected noise. These follow from the sum of both
     snaps, for weights from each snap's own counts would prefer whichever came out lower. A pixel that neither has is
-    flagged as in both. The order of the arguments does not
-    matter. PSF and zero point, if any, are dropped. Raises DataError where the two are no pair.
+    flagged as in both. The snaps' difference goes along, without the pixels that one of them lacks. The order of the
+    arguments does not matter. PSF and zero point, if any, are dropped. Raises DataError where the two are no pair.
     """
     first, second = sorted((first, second), key=lambda snap: (snap.info.midpointMjdTai, snap.info.sha256))
     _check_pair(first, second)
@@ -55,7 +55,8 @@ def combine_snaps(first: Exposure, second: Exposure, config: SnapsConfig) -> Exp
     one, two = _scaled(first, total), _scaled(second, total)
     blocked = ~(one.usable & two.usable)
     step = sky_level(one.image - two.image, blocked, config.mesh)
-    in_one, in_two = _artefacts(one, two, step, blocked, config)
+    difference, noise = one.image - two.image - step, one.variance + two.variance
+    in_one, in_two = _artefacts(one, two, (difference, noise, step), blocked, config)
     one, two = replace(one, usable=one.usable & ~in_one), replace(two, usable=two.usable & ~in_two)
     image, variance = _combined(one, two, step)
     mask = _mask(one, two, in_one, in_two)
@@ -77,6 +78,7 @@ def combine_snaps(first: Exposure, second: Exposure, config: SnapsConfig) -> Exp
             "snapSkyDifference": float(np.median(step)),
             "skyMedian": _sky_median(image, mask),
         },
+        snaps=_difference(difference, noise, one.usable & two.usable, in_one | in_two),
     )
 
 
@@ -105,18 +107,33 @@ def _scaled(snap: Exposure, total: float) -> _Snap:
     return _Snap(image, variance, snap.mask, usable, 1.0 / scale)
 
 
-def _artefacts(one: _Snap, two: _Snap, step: FloatImage, blocked: _Bool, config: SnapsConfig) -> tuple[_Bool, _Bool]:
-    """Return what is in the first and in the second snap only."""
+def _artefacts(
+    one: _Snap, two: _Snap, change: tuple[FloatImage, FloatImage, FloatImage], blocked: _Bool, config: SnapsConfig
+) -> tuple[_Bool, _Bool]:
+    """Return what is in the first and in the second snap only; `change`: difference, its variance, and of the skies."""
+    difference, noise, step = change
     sky = sky_level(one.image, ~one.usable, config.mesh)
     return find_artefacts(
-        one.image - two.image - step,
-        one.variance + two.variance,
+        difference,
+        noise,
         np.minimum(one.image - sky, two.image + step - sky),
         blocked,
         threshold=config.threshold,
         growth=config.growth,
         tolerance=config.tolerance,
     )
+
+
+def _difference(image: FloatImage, variance: FloatImage, usable: _Bool, artefacts: _Bool) -> SnapDifference:
+    """Write NaN to both planes where not `usable`, and to artefacts with the pixels beside them, which hold their rim.
+
+    An artefact is in one snap only, so all of it would be flux.
+    """
+    image[~usable], variance[~usable] = np.nan, np.nan
+    at_rows, at_columns = np.nonzero(artefacts)
+    rim = grown((at_rows, at_columns), (image.shape[0], image.shape[1]))
+    image[rim], variance[rim] = np.nan, np.nan
+    return SnapDifference(image, variance)
 
 
 def _combined(one: _Snap, two: _Snap, step: FloatImage) -> tuple[FloatImage, FloatImage]:

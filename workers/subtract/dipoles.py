@@ -184,6 +184,7 @@ def _measure_batch(
     probability[index] = found
     rows["dipoleFitAttempted"][index] = True
     rows["isDipole"][index] = found > _PROBABLE
+    rows["dipoleProbability"][index] = found
     _write(rows, index, dipole, wcs)
     rows["dipoleNdata"][index] = pixels
 

@@ -72,12 +72,15 @@ def filled(image: FloatImage, blocked: _Bool, sigma: float) -> FloatImage:
 
 
 def kernel_reach(kernel: VaryingKernel, leftover: float = 0.02) -> int:
-    """Return the radius, pixels, of the circle outside which the middle kernel has at most `leftover` of its weight."""
+    """Return the radius, pixels, outside which the middle kernel passes at most `leftover` of the noise of its input.
+
+    By noise, since a masked pixel that was filled is wrong by about that much, by one sign or the other.
+    """
     height, width = kernel.shape
-    weight = np.abs(kernel.at(width / 2, height / 2)[0])
+    square = np.square(kernel.at(width / 2, height / 2)[0])
     axis = np.arange(-kernel.half, kernel.half + 1)
     radius = np.hypot(axis[:, None], axis[None, :])
-    shares = [weight[radius > r].sum() / weight.sum() for r in range(kernel.half + 1)]
+    shares = [np.sqrt(square[radius > r].sum() / square.sum()) for r in range(kernel.half + 1)]
     return next((r for r, share in enumerate(shares) if share <= leftover), kernel.half)
 
 

@@ -32,9 +32,10 @@ from workers.subtract.measure import (
     measure_shapes,
 )
 from workers.subtract.model_error import ModelErrors, model_errors
-from workers.subtract.preconvolve import preconvolved_difference
+from workers.subtract.preconvolve import preconvolved_difference, suits
 from workers.subtract.quiet import QuietSky, quiet_sky
 from workers.subtract.runs import Runs, find_runs
+from workers.subtract.snaps import measure_snaps
 from workers.subtract.trails import measure_trails
 from workers.subtract.zogy import zogy_difference
 from workers.survey.config import SubtractConfig
@@ -122,6 +123,7 @@ def subtract(science: Exposure, template: Exposure, config: SubtractConfig) -> S
     set_pixel_flags(rows, stamps.differenceMask, fwhm)
     rows["glint_trail"] = flag_glints(rows, difference.shape)
     measure_extendedness(rows, science)
+    measure_snaps(rows, science)
     control = control_sources(difference, scored.score, scored.usable, scored.sky, config.threshold, fwhm)
     metrics = {
         **scored.metrics,
@@ -166,7 +168,7 @@ def _checked_coverage(science: Exposure, template: Exposure, config: SubtractCon
 
 def _matched(science: Exposure, template: Exposure, config: SubtractConfig) -> Matched:
     """Return the whitened difference by the method asked for."""
-    if config.method == "preconvolved":
+    if config.method == "preconvolved" or (config.method == "auto" and suits(science, template)):
         return preconvolved_difference(science, template, config.kernel_degree, config.kernel_half_width)
     if config.method == "zogy":
         return zogy_difference(science, template, config.kernel_half_width, register=True)

@@ -29,7 +29,7 @@ from workers.subtract.masking import blocked_pixels
 from workers.subtract.proper_filters import preconvolved_filters
 from workers.subtract.psf_ratio import psf_ratio_kernel
 
-__all__ = ["preconvolution", "preconvolved_difference"]
+__all__ = ["preconvolution", "preconvolved_difference", "suits"]
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
@@ -37,6 +37,8 @@ _Index = NDArray[np.intp]
 _WIDTH = 0.5
 _C = 1.0
 """Least FWHM of the matching kernel, in units of that of the science PSF."""
+_WORSE, _DEEPER = 1.03, 1.0 / 3.0
+"""FWHM of the template over the science image's from which, and variance up to which, the pair suits the method."""
 _REACH = 3.5
 """Half width of Q, in its sigmas."""
 _NARROWER = (10, 7)
@@ -87,6 +89,19 @@ def preconvolved_difference(science: Exposure, template: Exposure, kernel_degree
     exposure = science.replaced(image=image, variance=variance, mask=planes.mask, psf=psf)
     model = quiet_model(seen.image, kernels[1], template.image, fit.kernel.sum_image(), planes.excluded)
     return Matched(exposure, planes, model, np.stack([fit.x[used], fit.y[used]], axis=1), metrics)
+
+
+def suits(science: Exposure, template: Exposure) -> bool:
+    """Tell whether a pair is better subtracted so than by one kernel: a template clearly deeper and of worse seeing.
+
+    With one as shallow as the science image, its noise gets into the kernel.
+    """
+    middle = science.shape[1] / 2, science.shape[0] / 2
+    ours, theirs = (exposure.need_psf().fwhm(*middle) for exposure in (science, template))
+    if theirs <= _WORSE * ours:
+        return False
+    levels = [float(np.median(exposure.variance[::16, ::16])) for exposure in (science, template)]
+    return levels[1] <= _DEEPER * levels[0]
 
 
 def preconvolution(science_fwhm: float, template_fwhm: float, half_width: int) -> _Float:

@@ -97,10 +97,10 @@ class SubtractConfig(_Model):
     """Image subtraction and detection."""
 
     threshold: float = Field(5.0, gt=0, description="in sigma of the matched-filtered difference, both signs")
-    method: Literal["alard-lupton", "preconvolved", "zogy"] = Field(
-        "alard-lupton",
-        description="how the PSFs are matched; preconvolved is for a deep template whose seeing is the worse; zogy "
-        "trusts the PSF models, and has no kernel_degree",
+    method: Literal["auto", "alard-lupton", "preconvolved", "zogy"] = Field(
+        "auto",
+        description="how the PSFs are matched: auto is preconvolved where a deep template has the worse seeing, else "
+        "alard-lupton; zogy trusts the PSF models, and has no kernel_degree",
     )
     kernel_degree: int = Field(2, ge=0, le=3, description="spatial, at most")
     kernel_half_width: int = Field(15, ge=3, le=25, description="pixels; wings of bright stars beyond it remain")
