@@ -16,6 +16,7 @@ from tests.cli.command import skydelta
 from tests.system.nights import alerts, messages, outcomes, packets_of
 from workers.cli.sweep import named_blobs
 from workers.connect import open_bus
+from workers.imaging.tracts import CellId, Tessellation
 from workers.survey.config import load_survey
 
 
@@ -32,6 +33,22 @@ def test_json_parses(words: str, finished_night: Path) -> None:
     done = skydelta(*words.split(), "-s", finished_night, "--json")
     assert (done.code, done.err) == (0, "")
     assert done.json is not None
+
+
+def test_templates_show_what_made_a_pixel(finished_night: Path) -> None:
+    cells = skydelta("templates", "show", "-s", finished_night, "--json").json["cells"]
+    grid = load_survey(finished_night).config.templates
+    tessellation = Tessellation(grid.pixel_scale, grid.cell_size)
+    wanted = max(cells, key=lambda cell: len(cell["inputs"]))
+    ra, dec = tessellation.centre(CellId(wanted["tract"], wanted["cellX"], wanted["cellY"]))
+    shown = skydelta("templates", "show", "-s", finished_night, "--json", "--", ra, dec).json["pixels"]
+    (pixel,) = [one for one in shown if one["band"] == wanted["band"]]
+    assert pixel["templateId"] == wanted["templateId"]
+    assert [i["visit"] for i in pixel["inputs"]] == [i["visit"] for i in wanted["inputs"]]
+    assert sum(i["share"] for i in pixel["inputs"]) == pytest.approx(1.0)
+    assert wanted["templateId"] in skydelta("templates", "show", "-s", finished_night, "--", ra, dec).out
+    assert skydelta("templates", "show", "-s", finished_night, "--", ra, -89.0).code != 0
+    assert skydelta("templates", "show", "-s", finished_night, "--", 400.0, dec).code != 0
 
 
 def test_status(finished_night: Path, expected: dict[int, dict]) -> None:

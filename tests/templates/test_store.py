@@ -35,7 +35,8 @@ def test_any_fits_reader_finds_pixels_inputs_and_wcs(built):
     store, manifest = built
     record = manifest.cells[0]
     with fits.open(store.root / record.path) as hdus:
-        assert [hdu.name for hdu in hdus] == ["PRIMARY", "IMAGE", "MASK", "VARIANCE", "NEPOCHS", "PSF", "INPUTS"]
+        names = ["PRIMARY", "IMAGE", "MASK", "VARIANCE", "NEPOCHS", "GIVEN", "PSF", "INPUTS"]
+        assert [hdu.name for hdu in hdus] == names
         assert hdus[0].header["TEMPLID"] == record.templateId
         assert hdus[0].header["FIRSTMJD"] == record.firstEpochMjdTai
         assert hdus["IMAGE"].header["CTYPE1"] == "RA---TAN"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, DataError
 from workers.cli.options import json_option, print_json, print_table, survey_option
 from workers.survey.config import Survey
 from workers.templates.calexps import index_calexps
 from workers.templates.cell import CellRecord
 from workers.templates.pipeline import build, plan
+from workers.templates.provenance import PixelOrigin, pixel_origins
 from workers.templates.store import Manifest, TemplateStore
 from workers.templates.window import inside_window
 
@@ -61,16 +63,42 @@ def build_templates(survey: Survey, workers: int, as_json: bool) -> None:
 
 
 @command.command("show")
+@click.argument("ra", type=float, required=False)
+@click.argument("dec", type=float, required=False)
 @survey_option
 @click.option("--version", help="Default: the current one.")
 @json_option
-def show_templates(survey: Survey, version: str | None, as_json: bool) -> None:
-    """Show the cells of a version: epochs, depth, seeing, inputs."""
+def show_templates(survey: Survey, ra: float | None, dec: float | None, version: str | None, as_json: bool) -> None:
+    """Show the cells of a version: epochs, depth, seeing, inputs.
+
+    With RA and DEC (degrees ICRS): which visits, with what weights, made the pixel there, in each band. A negative
+    declination goes behind ``--``.
+    """
     store = TemplateStore(survey.templates)
     manifest = store.manifest(version)
     if manifest is None:
         raise ConfigurationError(f"there is no template in {survey.templates}; run `skydelta templates build`")
-    _show(manifest, as_json, store)
+    if ra is None:
+        _show(manifest, as_json, store)
+        return
+    if dec is None or not (0.0 <= ra < 360.0 and -90.0 <= dec <= 90.0):
+        raise ConfigurationError("RA and DEC are two numbers, degrees ICRS, 0 to 360 and -90 to 90")
+    origins = pixel_origins(store, manifest, ra, dec)
+    if as_json:
+        print_json({"version": manifest.version, "pixels": [asdict(origin) for origin in origins]})
+        return
+    if not origins:
+        raise DataError(f"version {manifest.version} has no template at {ra} {dec}; `skydelta templates show` lists it")
+    for origin in origins:
+        _show_origin(origin)
+
+
+def _show_origin(origin: PixelOrigin) -> None:
+    planes = ", ".join(origin.mask) or "no mask plane"
+    place = f"cell {origin.cell} pixel ({origin.x}, {origin.y})"
+    click.echo(f"{origin.band}  {origin.templateId}  {place}  {origin.flux:.2f} +- {origin.fluxErr:.2f} nJy  {planes}")
+    rows = [(i.visit, i.detector, f"{i.midpointMjdTai:.5f}", f"{i.share:.4f}", i.sha256[:12]) for i in origin.inputs]
+    print_table(("visit", "detector", "MJD TAI", "share", "raw sha256"), rows)
 
 
 def _show(manifest: Manifest, as_json: bool, store: TemplateStore | None = None) -> None:

@@ -137,6 +137,7 @@ def _finished(
         mask=coadd.mask,
         variance=coadd.variance,
         nEpochs=coadd.nEpochs,
+        given=np.packbits(given, axis=0, bitorder="little"),
         psf=coadd.psf,
         used=tuple(shares.tolist()),
         rejected=tuple(int(n) for n in (outliers & stack.usable).sum(axis=(1, 2))),

@@ -74,6 +74,8 @@ class TemplateCell:
     variance: FloatImage
     nEpochs: NDArray[np.int16]
     """Inputs that contributed to each pixel."""
+    given: NDArray[np.uint8]
+    """Which of them did, (ceil(inputs / 8), cell_size, cell_size): bit k % 8 of plane k // 8 stands for input k."""
     psf: FloatImage
     """Effective PSF at the cell's centre, (n, n), unit sum."""
     used: tuple[float, ...]
@@ -89,8 +91,13 @@ class TemplateCell:
 
     def __post_init__(self) -> None:
         """Make the planes read-only."""
-        for name in ("image", "mask", "variance", "nEpochs", "psf"):
+        for name in ("image", "mask", "variance", "nEpochs", "given", "psf"):
             object.__setattr__(self, name, frozen_array(np.ascontiguousarray(getattr(self, name))))
+
+    def given_at(self, x: int, y: int) -> NDArray[np.bool_]:
+        """Return, for each input, whether it is in the mean of the pixel (x, y), bool (inputs,)."""
+        bits = np.unpackbits(self.given[:, y, x], bitorder="little")
+        return bits[: len(self.plan.inputs)].astype(bool)
 
 
 @dataclass(frozen=True)

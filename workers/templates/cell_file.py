@@ -1,4 +1,4 @@
-"""A template cell as one FITS file: planes, epochs per pixel, PSF, and the table of its inputs."""
+"""A template cell as one FITS file: planes, which inputs are in each pixel, PSF, and the table of the inputs."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def cell_to_bytes(cell: TemplateCell) -> bytes:
     planes[0].header.extend(cell.plan.grid.cell_wcs(cell.plan.cell).header(), strip=True, update=True)
     extra = [
         fits.ImageHDU(cell.nEpochs, name="NEPOCHS"),
+        fits.ImageHDU(cell.given, name="GIVEN"),
         fits.ImageHDU(cell.psf, name="PSF"),
         fits.BinTableHDU(inputs_table(cell), name="INPUTS"),
     ]
@@ -85,6 +86,7 @@ def cell_from_bytes(data: bytes, label: str) -> TemplateCell:
             mask=current_bits(_plane(hdus, "MASK", label), planes_from_header(hdus["MASK"].cards)),
             variance=_plane(hdus, "VARIANCE", label),
             nEpochs=hdus["NEPOCHS"].image().astype(np.int16),
+            given=hdus["GIVEN"].image(),
             psf=hdus["PSF"].image().astype(np.float32),
             used=tuple(table["used"].tolist()),
             rejected=tuple(table["rejected"].tolist()),

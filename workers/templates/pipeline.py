@@ -25,7 +25,7 @@ __all__ = ["TemplateMatch", "build", "build_cell", "build_plans", "plan", "templ
 
 Progress = Callable[[int, int], None]
 """Called with the cells done and the cells there are."""
-_METHOD = 1
+_METHOD = 2
 """Raised whenever the same inputs would give other pixels, so that no cell of the old method is kept."""
 _CHUNK = 16
 

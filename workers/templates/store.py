@@ -133,6 +133,18 @@ class TemplateStore:
         folder = f"versions/{version}/{quote(band, safe='')}/{cell.tract}"
         return f"{folder}/{cell.cellX}_{cell.cellY}.fits"
 
+    def bands(self, version: str) -> list[Path]:
+        """Return the folders of a version, one for each band; their names are quoted."""
+        return [path for path in (self.root / "versions" / version).iterdir() if path.is_dir()]
+
+    def cell_of(self, version: str, band: str, cell: CellId) -> TemplateCell | None:
+        """Return a cell by its place, without the manifest; None where there is none, DataError where it is damaged."""
+        path = self.root / self.place(version, band, cell)
+        try:
+            return cell_from_bytes(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            return None
+
     def read(self, record: CellRecord) -> TemplateCell:
         """Return a cell; raises DataError where its file is missing or damaged."""
         cell = self._cells.pop(record.sha256, None)
