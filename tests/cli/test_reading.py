@@ -51,6 +51,22 @@ def test_templates_show_what_made_a_pixel(finished_night: Path) -> None:
     assert skydelta("templates", "show", "-s", finished_night, "--", 400.0, dec).code != 0
 
 
+def test_a_window_that_moves_is_that_of_the_day(finished_night: Path, tmp_path: Path) -> None:
+    text = (finished_night / "survey.toml").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith(("begin = ", "end = "))]
+    (tmp_path / "survey.toml").write_text("\n".join(lines), encoding="utf-8")
+    shutil.copy(finished_night / "camera.toml", tmp_path)
+    (tmp_path / "archive").symlink_to(finished_night / "archive")
+    standing = skydelta("templates", "plan", "-s", finished_night, "--json").json
+    moving = skydelta("templates", "plan", "-s", tmp_path, "--date", "2026-02-28", "--json").json
+    assert moving["insideWindow"] == standing["insideWindow"] > 0
+    assert len(moving["cells"]) == len(standing["cells"])
+    assert skydelta("templates", "plan", "-s", tmp_path, "--date", "2029-02-28", "--json").json["insideWindow"] == 0
+    refused = skydelta("templates", "plan", "-s", finished_night, "--date", "2026-02-28")
+    assert refused.code != 0
+    assert "stands still" in refused.err
+
+
 def test_status(finished_night: Path, expected: dict[int, dict]) -> None:
     status = skydelta("status", "-s", finished_night, "--json").json
     ended = list(outcomes(finished_night).values())

@@ -87,6 +87,12 @@ def test_injections_are_found_again_and_rounds_differ(pair: Any) -> None:
     assert samples[1].sources.tobytes() == again[1].sources.tobytes()
 
 
+def stage_of(template: Callable[..., Any] | None) -> Any:
+    """A subtraction stage whose templates have the window of CONFIG."""
+    manifest = SimpleNamespace(end=CONFIG.templates.end)
+    return SimpleNamespace(template=template, store=SimpleNamespace(manifest=lambda: manifest))
+
+
 def test_from_files_to_a_classifier(
     pair_maker: Callable[..., Any], pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +100,7 @@ def test_from_files_to_a_classifier(
     paths = [tmp_path / "late.fits", tmp_path / "early.fits"]
     write_exposure(paths[0], pair.science)
     write_exposure(paths[1], early.science)
-    stage = SimpleNamespace(template=lambda exposure: SimpleNamespace(exposure=pair.template))
+    stage = stage_of(lambda exposure: SimpleNamespace(exposure=pair.template))
     monkeypatch.setattr(training, "SubtractStage", SimpleNamespace(open=lambda survey: stage))
     said: list[str] = []
     made = train_classifier(survey(tmp_path), paths, said.append)
@@ -109,7 +115,7 @@ def test_from_files_to_a_classifier(
 def test_exposures_inside_the_window_only_are_an_error_with_its_cure(
     pair_maker: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SubtractStage", SimpleNamespace(open=lambda survey: None))
+    monkeypatch.setattr(training, "SubtractStage", SimpleNamespace(open=lambda survey: stage_of(None)))
     write_exposure(tmp_path / "early.fits", pair_maker(64, 5, 8, mjd=60400.0).science)
     with pytest.raises(DataError, match=r"after the template window.*templates.end"):
         train_classifier(survey(tmp_path), [tmp_path / "early.fits"])
@@ -118,7 +124,7 @@ def test_exposures_inside_the_window_only_are_an_error_with_its_cure(
 def test_no_template_anywhere_is_an_error_with_its_cure(
     pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = SimpleNamespace(template=lambda exposure: None)
+    stage = stage_of(lambda exposure: None)
     monkeypatch.setattr(training, "SubtractStage", SimpleNamespace(open=lambda survey: stage))
     write_exposure(tmp_path / "late.fits", pair.science)
     with pytest.raises(DataError, match="skydelta templates build"):

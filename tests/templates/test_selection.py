@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from schemas.errors import DataError
+from schemas.errors import ConfigurationError, DataError
 from tests.templates.synthetic import CONFIG, Sky
 from workers.imaging.wcs import SkyWcs
+from workers.survey.config import TemplatesConfig
 from workers.templates.calexps import CalexpEntry
 from workers.templates.selection import input_weight, select_inputs
 from workers.templates.window import inside_window, refuse_inside_window
@@ -37,13 +39,32 @@ def test_the_window_lets_in_what_is_inside_and_nothing_else(times):
 @pytest.mark.parametrize(("mjd", "word"), [(60100.0, "inside"), (60365.0, "inside"), (59999.9, "before")])
 def test_a_science_visit_not_after_the_window_is_refused(mjd, word):
     with pytest.raises(DataError, match=rf"7:0.*{word} the template window.*templates\.end"):
-        refuse_inside_window(replace(INFO, midpointMjdTai=mjd), CONFIG)
+        refuse_inside_window(replace(INFO, midpointMjdTai=mjd), CONFIG.window)
 
 
 @given(st.floats(60365.0, 70000.0, exclude_min=True))
 @settings(max_examples=20, deadline=None)
 def test_a_science_visit_after_the_window_passes(mjd):
-    refuse_inside_window(replace(INFO, midpointMjdTai=mjd), CONFIG)
+    refuse_inside_window(replace(INFO, midpointMjdTai=mjd), CONFIG.window)
+
+
+@given(st.floats(50000.0, 70000.0), st.floats(0.0, 400.0), st.floats(1.0, 900.0))
+@settings(max_examples=50, deadline=None)
+def test_a_window_that_moves_ends_a_gap_before_the_day_and_is_the_same_all_day(mjd, gap, length):
+    moving = TemplatesConfig(pixel_scale=1.0, gap_days=gap, window_days=length)
+    begin, end = moving.at(mjd).window
+    assert mjd - end >= gap - 1e-6
+    assert mjd - end < gap + 1.0 + 1e-6
+    assert end - begin == pytest.approx(length)
+    assert moving.at(np.floor(mjd)).window == (begin, end)
+    assert CONFIG.at(mjd) is CONFIG
+
+
+def test_a_window_has_both_ends_or_none():
+    with pytest.raises(ValidationError, match="go together"):
+        TemplatesConfig(begin=60000.0, pixel_scale=1.0)
+    with pytest.raises(ConfigurationError, match="moves"):
+        _ = TemplatesConfig(pixel_scale=1.0).window
 
 
 def test_the_weight_is_the_inverse_variance_of_a_faint_stars_flux():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import click
 
 from schemas.errors import ConfigurationError, DataError
 from workers.cli.options import json_option, print_json, print_table, survey_option
-from workers.survey.config import Survey
+from workers.clock import mjd_tai_now
+from workers.survey.config import Survey, TemplatesConfig
 from workers.templates.calexps import index_calexps
 from workers.templates.cell import CellRecord
 from workers.templates.pipeline import build, plan
@@ -20,18 +22,39 @@ from workers.templates.window import inside_window
 
 __all__ = ["command"]
 
+_MJD_ORDINAL = 678576
+"""Of date.toordinal() on the day of MJD 0."""
+
 
 @click.group()
 def command() -> None:
     """Plan, build and show templates. Only epochs inside the window of survey.toml ever enter one."""
 
 
+_date_option = click.option(
+    "--date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="Day of the job, for a window that moves (no templates.begin and end in survey.toml).  [default: today]",
+)
+
+
+def _config_of(survey: Survey, date: datetime | None) -> TemplatesConfig:
+    """Return the configuration with the window of the day."""
+    config = survey.config.templates
+    if date is None:
+        return config.at(mjd_tai_now())
+    if config.begin is not None:
+        raise ConfigurationError("--date is for a window that moves; this one stands still (templates.begin and end)")
+    return config.at(float(date.toordinal() - _MJD_ORDINAL))
+
+
 @command.command("plan")
 @survey_option
+@_date_option
 @json_option
-def plan_templates(survey: Survey, as_json: bool) -> None:
+def plan_templates(survey: Survey, date: datetime | None, as_json: bool) -> None:
     """Show which cells would be built from which epochs, without building."""
-    config = survey.config.templates
+    config = _config_of(survey, date)
     entries = index_calexps(survey.archive / "calexps")
     plans = plan(entries, config)
     inside = len(inside_window(entries, config))
@@ -41,23 +64,24 @@ def plan_templates(survey: Survey, as_json: bool) -> None:
         ]
         print_json({"calexps": len(entries), "insideWindow": inside, "cells": cells})
         return
-    click.echo(f"{inside} of {len(entries)} calibrated exposures lie in MJD TAI [{config.begin}, {config.end}]")
+    click.echo(f"{inside} of {len(entries)} calibrated exposures lie in MJD TAI {list(config.window)}")
     epochs = Counter((p.band, len(p.inputs)) for p in plans)
     print_table(("band", "epochs", "cells"), [(*key, count) for key, count in sorted(epochs.items())])
 
 
 @command.command("build")
 @survey_option
+@_date_option
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @json_option
-def build_templates(survey: Survey, workers: int, as_json: bool) -> None:
+def build_templates(survey: Survey, date: datetime | None, workers: int, as_json: bool) -> None:
     """Build a version from archive/calexps and make it current; unchanged cells are kept."""
 
     def progress(done: int, total: int) -> None:
         click.echo(f"\r{done}/{total} cells", err=True, nl=done == total)
 
     store = TemplateStore(survey.templates)
-    config = survey.config.templates
+    config = _config_of(survey, date)
     manifest = build(survey.archive / "calexps", store, config, workers=workers, progress=progress)
     _show(manifest, as_json)
 

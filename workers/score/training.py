@@ -43,11 +43,12 @@ def train_classifier(survey: Survey, paths: Sequence[Path], say: Callable[[str],
     exposure can be used, or too few sources are found to learn from.
     """
     config, stage = survey.config, SubtractStage.open(survey)
-    chosen = _spread(_after_window(paths, config, say))
+    end = _window_end(stage)
+    chosen = _spread(_after_window(paths, end, say))
     if not chosen:
         raise DataError(
             f"none of the {len(paths)} calibrated exposures was taken after the template window (it ends at MJD TAI "
-            f"{config.templates.end:.5f}); give later ones to `skydelta calibrate classifier`, or end the window "
+            f"{end:.5f}); give later ones to `skydelta calibrate classifier`, or end the window "
             "earlier with templates.end in survey.toml and build the templates again"
         )
     each = math.ceil(config.score.injections / len(chosen))
@@ -90,12 +91,20 @@ def injected_samples(exposure: Exposure, template: Exposure, count: int, config:
     return samples
 
 
-def _after_window(paths: Iterable[Path], config: SurveyConfig, say: Callable[[str], None]) -> list[Path]:
+def _window_end(stage: SubtractStage) -> float:
+    """Return the last epoch, MJD TAI, that the current templates may hold."""
+    manifest = stage.store.manifest()
+    if manifest is None:
+        raise DataError(f"there is no template in {stage.store.root}; run `skydelta templates build`")
+    return manifest.end
+
+
+def _after_window(paths: Iterable[Path], end: float, say: Callable[[str], None]) -> list[Path]:
     """Return the paths of exposures that are later than the template window, by time; the others are named."""
     found = []
     for path in paths:
         entry = read_entry(path)
-        if entry.midpointMjdTai > config.templates.end:
+        if entry.midpointMjdTai > end:
             found.append((entry.midpointMjdTai, entry.visit, entry.detector, path))
         else:
             say(f"{path}: left out, taken at MJD TAI {entry.midpointMjdTai:.5f}, not after the template window")

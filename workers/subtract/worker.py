@@ -31,7 +31,9 @@ class SubtractStage:
 
     def template(self, exposure: Exposure) -> TemplateMatch | None:
         """Return the template in the exposure's frame, or None where too little of it is covered."""
-        refuse_inside_window(exposure.info, self.survey.config.templates)
+        manifest = self.store.manifest()
+        if manifest is not None:
+            refuse_inside_window(exposure.info, (manifest.begin, manifest.end))
         return template_for(exposure, self.store, self.survey.config.subtract.min_template_coverage)
 
     def difference(self, exposure: Exposure) -> tuple[TemplateMatch, Subtraction] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from schemas.errors import ConfigurationError
 from workers.survey.camera import Camera, load_camera
 from workers.survey.characterize_config import CharacterizeConfig
 from workers.survey.isr_config import IsrConfig
@@ -139,8 +141,10 @@ class AssociateConfig(_Model):
 class TemplatesConfig(_Model):
     """The prior-year window and how templates are combined."""
 
-    begin: float = Field(description="MJD TAI, first epoch allowed in a template")
-    end: float = Field(description="MJD TAI, last epoch allowed; a science visit before it is refused")
+    begin: float | None = Field(None, description="MJD TAI, first epoch allowed; with `end` the window stands still")
+    end: float | None = Field(None, description="MJD TAI, last epoch allowed; visits up to it are refused")
+    window_days: float = Field(365.0, gt=0, description="length of a window that moves on every day: no begin and end")
+    gap_days: float = Field(60.0, ge=0, description="from the last epoch of a window that moves to the day of the job")
     pixel_scale: float = Field(gt=0, description="arcsec")
     cell_size: int = Field(256, ge=64, le=2048, description="pixels")
     min_epochs: int = Field(3, ge=1)
@@ -149,9 +153,25 @@ class TemplatesConfig(_Model):
 
     @model_validator(mode="after")
     def _ordered(self) -> TemplatesConfig:
-        if self.begin >= self.end:
+        if (self.begin is None) != (self.end is None):
+            raise ValueError("templates.begin and templates.end go together; without both the window moves")
+        if self.begin is not None and self.end is not None and self.begin >= self.end:
             raise ValueError(f"templates.begin {self.begin} must be before templates.end {self.end}")
         return self
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """First and last epoch allowed, MJD TAI; ConfigurationError for a window that moves."""
+        if self.begin is None or self.end is None:
+            raise ConfigurationError("the template window moves (no templates.begin and end): ask for that of a day")
+        return self.begin, self.end
+
+    def at(self, mjd: float) -> TemplatesConfig:
+        """Return this with the window that a job of the day of `mjd` (MJD TAI) has: the same all day long."""
+        if self.begin is not None:
+            return self
+        end = math.floor(mjd) - self.gap_days
+        return self.model_copy(update={"begin": end - self.window_days, "end": end})
 
 
 class SurveyConfig(_Model):

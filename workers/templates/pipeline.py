@@ -94,7 +94,7 @@ def build(
         inside = inside_window(entries, config)
         raise DataError(
             f"no template can be made: of {len(entries)} calibrated exposures in {calexps}, {len(inside)} lie in the "
-            f"window [{config.begin}, {config.end}] (MJD TAI), and no sky cell has {config.min_epochs} visits of one "
+            f"window {list(config.window)} (MJD TAI), and no sky cell has {config.min_epochs} visits of one "
             f"band with a FWHM <= {config.max_fwhm_arcsec} arcsec; run `skydelta isr` on older frames, or change "
             "[templates] in survey.toml"
         )
@@ -115,7 +115,7 @@ def build_plans(
     kept. Where nothing at all changed the current version stays. The files have the same bytes for any number of
     workers (processes).
     """
-    digest = version_digest(plans, config.begin, config.end)
+    digest = version_digest(plans, *config.window)
     now = store.manifest()
     if now is not None and now.digest == digest:
         return now
@@ -137,8 +137,8 @@ def build_plans(
     manifest = Manifest(
         version=version,
         digest=digest,
-        begin=config.begin,
-        end=config.end,
+        begin=config.window[0],
+        end=config.window[1],
         grid=Tessellation(config.pixel_scale, config.cell_size),
         cells=tuple(sorted(records, key=lambda record: (record.band, record.cell))),
     )
