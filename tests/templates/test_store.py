@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,17 @@ def test_any_fits_reader_finds_pixels_inputs_and_wcs(built):
         assert table["visit"].tolist() == expected["visit"].tolist()
         assert table["weight"].tolist() == expected["weight"].tolist()
         assert all(len(text) == 64 for text in table["sha256"])
+
+
+def test_a_cell_of_an_older_version_reads_but_does_not_tell_what_made_a_pixel(built):
+    store, manifest = built
+    old = replace(store.read(manifest.cells[0]), given=None)
+    data = cell_to_bytes(old)
+    again = cell_from_bytes(data, "cell")
+    assert cell_to_bytes(again) == data
+    assert np.array_equal(again.image, old.image)
+    with pytest.raises(DataError, match="templates build"):
+        again.given_at(0, 0)
 
 
 def test_the_manifest_reads_back(built):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.errors import DataError
 from workers.imaging.exposure import FloatImage, MaskImage, frozen_array
 from workers.imaging.tracts import CellId, Tessellation
 
@@ -74,8 +75,11 @@ class TemplateCell:
     variance: FloatImage
     nEpochs: NDArray[np.int16]
     """Inputs that contributed to each pixel."""
-    given: NDArray[np.uint8]
-    """Which of them did, (ceil(inputs / 8), cell_size, cell_size): bit k % 8 of plane k // 8 stands for input k."""
+    given: NDArray[np.uint8] | None
+    """Which of them did, (ceil(inputs / 8), cell_size, cell_size): bit k % 8 of plane k // 8 stands for input k.
+
+    None in cells of an older version, whose files do not say.
+    """
     psf: FloatImage
     """Effective PSF at the cell's centre, (n, n), unit sum."""
     used: tuple[float, ...]
@@ -91,11 +95,21 @@ class TemplateCell:
 
     def __post_init__(self) -> None:
         """Make the planes read-only."""
-        for name in ("image", "mask", "variance", "nEpochs", "given", "psf"):
+        for name in ("image", "mask", "variance", "nEpochs", "psf"):
             object.__setattr__(self, name, frozen_array(np.ascontiguousarray(getattr(self, name))))
+        if self.given is not None:
+            object.__setattr__(self, "given", frozen_array(np.ascontiguousarray(self.given)))
 
     def given_at(self, x: int, y: int) -> NDArray[np.bool_]:
-        """Return, for each input, whether it is in the mean of the pixel (x, y), bool (inputs,)."""
+        """Return, for each input, whether it is in the mean of the pixel (x, y), bool (inputs,).
+
+        Raises DataError for a cell that does not say.
+        """
+        if self.given is None:
+            raise DataError(
+                f"template {self.plan.templateId} was built before cells said which inputs are in each pixel; "
+                "run `skydelta templates build`"
+            )
         bits = np.unpackbits(self.given[:, y, x], bitorder="little")
         return bits[: len(self.plan.inputs)].astype(bool)
 

@@ -48,7 +48,7 @@ def cell_to_bytes(cell: TemplateCell) -> bytes:
     planes[0].header.extend(cell.plan.grid.cell_wcs(cell.plan.cell).header(), strip=True, update=True)
     extra = [
         fits.ImageHDU(cell.nEpochs, name="NEPOCHS"),
-        fits.ImageHDU(cell.given, name="GIVEN"),
+        *([] if cell.given is None else [fits.ImageHDU(cell.given, name="GIVEN")]),
         fits.ImageHDU(cell.psf, name="PSF"),
         fits.BinTableHDU(inputs_table(cell), name="INPUTS"),
     ]
@@ -86,7 +86,7 @@ def cell_from_bytes(data: bytes, label: str) -> TemplateCell:
             mask=current_bits(_plane(hdus, "MASK", label), planes_from_header(hdus["MASK"].cards)),
             variance=_plane(hdus, "VARIANCE", label),
             nEpochs=hdus["NEPOCHS"].image().astype(np.int16),
-            given=hdus["GIVEN"].image(),
+            given=hdus["GIVEN"].image() if "GIVEN" in hdus else None,
             psf=hdus["PSF"].image().astype(np.float32),
             used=tuple(table["used"].tolist()),
             rejected=tuple(table["rejected"].tolist()),
