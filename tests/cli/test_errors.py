@@ -52,7 +52,7 @@ def test_usage_is_2(arguments: list[str], survey: Path, monkeypatch: pytest.Monk
         ('name = "survey"', "nme = 1", ["survey.toml", "did you mean 'name'"]),
         (f"# {THRESHOLD}", THRESHOLD.replace("thr", "tr"), ["subtract.treshold", "did you mean 'threshold'"]),
         (f"# {THRESHOLD}", THRESHOLD.replace("5.0", "-4.0"), ["subtract.threshold", "greater than 0"]),
-        ("begin = 60676.0", "begin = 99999.0", ["templates", "before"]),
+        ("pixel_scale = 1.0", "pixel_scale = 1.0\nbegin = 99999.0\nend = 60676.0", ["templates", "before"]),
         ("[bus]", "[bus", ["not valid TOML", "survey.toml"]),
         ('# camera = "camera.toml"', 'camera = "other.toml"', ["other.toml", "skydelta init"]),
         ('# kind = "embedded"', 'kind = "rabbit"', ["bus.kind", "'embedded' or 'kafka'"]),

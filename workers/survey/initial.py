@@ -13,7 +13,7 @@ from workers.survey.config import SurveyConfig
 
 __all__ = ["initial_survey_toml"]
 
-_FIRST_VALUES = {"name": "my-survey", "begin": 60676.0, "end": 61041.0, "pixel_scale": 1.0}
+_FIRST_VALUES = {"name": "my-survey", "pixel_scale": 1.0}
 """For keys without a default: to be edited."""
 
 
