@@ -18,12 +18,20 @@ from workers.subtract.basis import design_basis
 from workers.subtract.convolve import VaryingKernel, convolve, grid_positions, polynomial_row
 from workers.subtract.decorrelate import noise_gains, whitening_kernels
 from workers.subtract.kernel import KernelFit, fit_kernel, stamp_grams
-from workers.subtract.kernel_stars import ENOUGH_STARS, find_stars
+from workers.subtract.kernel_stars import ENOUGH_STARS, stars_with_room
 from workers.subtract.masking import DifferenceMask, blocked_pixels, combine_masks, filled
 from workers.subtract.psf_ratio import psf_ratio_kernel
 from workers.subtract.residual_background import residual_background, take_off
 
-__all__ = ["Matched", "check_scale", "clean_variance", "difference_image", "difference_psf", "sky_levels"]
+__all__ = [
+    "Matched",
+    "check_scale",
+    "clean_variance",
+    "difference_image",
+    "difference_psf",
+    "is_plausible",
+    "sky_levels",
+]
 
 _Float = NDArray[np.float64]
 _NEARLY_EQUAL = 1.03
@@ -31,8 +39,6 @@ _NEARLY_EQUAL = 1.03
 _SCALE_RANGE = (0.2, 5.0)
 """Of the kernel's sum: wide enough for nominal zero points."""
 _FEW_STARS_RANGE = (0.5, 2.0)
-_NARROWER = (10, 7)
-"""Half widths of the kernel that are tried where too few stars carry the one wanted."""
 _THIN = 8
 """Pixels along each axis of which one speaks for the sky's variance."""
 _VARIANCE_LOSS = 1e-3
@@ -127,13 +133,7 @@ def _fit(
     """
     half = int(np.clip(np.ceil(2.5 * fwhms[1]), 8, 15))
     science, template = (pair.target, pair.convolved) if pair.template_convolved else (pair.convolved, pair.target)
-    x, y, _ = find_stars(science, template, blocked, half + half_width)
-    for narrower in _NARROWER:  # a small or crowded field has few stars with so much free space round them
-        if len(x) >= ENOUGH_STARS or narrower >= half_width:
-            continue
-        more = find_stars(science, template, blocked, half + narrower)
-        if len(more[0]) > len(x):
-            (x, y, _), half_width = more, narrower
+    x, y, half_width = stars_with_room(science, template, blocked, half, half_width)
     basis = design_basis(*fwhms, half_width)
     planes = [(exposure.image, exposure.variance) for exposure in (pair.convolved, pair.target)]
     grams = stamp_grams(planes[0], planes[1], x, y, basis, half)
@@ -141,14 +141,18 @@ def _fit(
         fit = fit_kernel(grams, basis, degree, science.shape)
     except DataError:
         fit = None
-    bounds = _FEW_STARS_RANGE if fit is not None and fit.stars < ENOUGH_STARS else _SCALE_RANGE
-    if fit is None or not _plausible(fit.kernel, bounds):
+    if fit is None or not is_plausible(fit):
         kernel = psf_ratio_kernel(pair.target.need_psf(), pair.convolved.need_psf(), half_width, science.shape)
         return KernelFit.without_stars(kernel)
     return fit
 
 
-def _plausible(kernel: VaryingKernel, bounds: tuple[float, float]) -> bool:
+def is_plausible(fit: KernelFit) -> bool:
+    """Tell whether the kernel's sum is one that calibrated images can have; what few stars tell must be nearer to 1."""
+    return _within(fit.kernel, _FEW_STARS_RANGE if fit.stars < ENOUGH_STARS else _SCALE_RANGE)
+
+
+def _within(kernel: VaryingKernel, bounds: tuple[float, float]) -> bool:
     """Tell whether the kernel's sum lies within the bounds all over the image."""
     scale = kernel.sums()
     return bool(bounds[0] < scale.min() <= scale.max() < bounds[1])
@@ -158,7 +162,7 @@ def check_scale(kernel: VaryingKernel, science: Exposure) -> None:
     """Raise DataError where the kernel's sum leaves the range of scales that calibrated images can have."""
     scale = kernel.sums()
     low, high = float(scale.min()), float(scale.max())
-    if not _plausible(kernel, _SCALE_RANGE):
+    if not _within(kernel, _SCALE_RANGE):
         raise DataError(
             f"exposure {science.info.label}: the matching kernel sums to {low:.3g} to {high:.3g} over the image, "
             "not to about 1; check the zero points of science and template and their alignment"

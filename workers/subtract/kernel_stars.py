@@ -14,7 +14,7 @@ from workers.subtract.detect import local_maxima
 from workers.subtract.matched_filter import score_image
 from workers.subtract.runs import find_runs
 
-__all__ = ["ENOUGH_STARS", "choose_stars", "find_stars"]
+__all__ = ["ENOUGH_STARS", "choose_stars", "find_stars", "stars_with_room"]
 
 _Float = NDArray[np.float64]
 _Index = NDArray[np.intp]
@@ -23,6 +23,8 @@ _MIN_SNR = 20.0
 _FAINT_SNR = 8.0
 """Where fewer than `ENOUGH_STARS` stars reach `_MIN_SNR`."""
 ENOUGH_STARS = 12
+_NARROWER = (10, 7)
+"""Half widths of the kernel that are tried where too few stars carry the one wanted."""
 _PIXEL_SNR = 5.0
 """Of a single pixel: what a star of S/N 20 has at a seeing of 4 pixels."""
 _TRIED = 640
@@ -50,6 +52,24 @@ def find_stars(
             if len(found[0]) >= ENOUGH_STARS:
                 break
     return found
+
+
+def stars_with_room(
+    science: Exposure, template: Exposure, blocked: tuple[_Bool, _Bool], half: int, half_width: int
+) -> tuple[_Index, _Index, int]:
+    """Return pixel (x, y) of the stars for stamps of half width `half`, and the half width of the kernel they carry.
+
+    A narrower kernel than `half_width` where that brings more stars: a small or crowded field has few with so much free
+    space round them.
+    """
+    x, y, _ = find_stars(science, template, blocked, half + half_width)
+    for narrower in _NARROWER:
+        if len(x) >= ENOUGH_STARS or narrower >= half_width:
+            continue
+        more = find_stars(science, template, blocked, half + narrower)
+        if len(more[0]) > len(x):
+            (x, y, _), half_width = more, narrower
+    return x, y, half_width
 
 
 def _bright_pixels(science: Exposure, blocked: _Bool) -> tuple[_Index, _Index]:

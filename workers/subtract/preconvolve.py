@@ -21,10 +21,10 @@ from workers.imaging.exposure import Exposure
 from workers.imaging.psf import FWHM_PER_SIGMA
 from workers.subtract.basis import KernelBasis, design_basis
 from workers.subtract.convolve import grid_positions
-from workers.subtract.difference import Matched, check_scale, difference_psf, sky_levels
+from workers.subtract.difference import Matched, difference_psf, is_plausible, sky_levels
 from workers.subtract.filtered_pair import check_overlap, filtered, flattened, pair_planes, quiet_model, varying
 from workers.subtract.kernel import KernelFit, StampGrams, fit_kernel, stamp_grams
-from workers.subtract.kernel_stars import ENOUGH_STARS, find_stars
+from workers.subtract.kernel_stars import stars_with_room
 from workers.subtract.masking import blocked_pixels
 from workers.subtract.proper_filters import preconvolved_filters
 from workers.subtract.psf_ratio import psf_ratio_kernel
@@ -41,10 +41,6 @@ _WORSE, _DEEPER = 1.03, 1.0 / 3.0
 """FWHM of the template over the science image's from which, and variance up to which, the pair suits the method."""
 _REACH = 3.5
 """Half width of Q, in its sigmas."""
-_NARROWER = (10, 7)
-"""Half widths of the kernel that are tried where too few stars carry the one wanted."""
-_FEW_STARS_RANGE = (0.5, 2.0)
-"""Of the kernel's sum, where few stars tell it."""
 
 
 def preconvolved_difference(science: Exposure, template: Exposure, kernel_degree: int, half_width: int) -> Matched:
@@ -139,39 +135,15 @@ def _fit(
     ours, theirs = (one.need_psf().fwhm(science.shape[1] / 2, science.shape[0] / 2) for one in pair)
     broad = float(np.hypot(ours, FWHM_PER_SIGMA * _width(preconvolution(ours, theirs, half_width))))
     half = int(np.clip(np.ceil(2.5 * broad), 8, 15))
-    x, y, half_width = _stars(science, template, blocked, half, half_width)
+    x, y, half_width = stars_with_room(science, template, blocked, half, half_width)
     basis, profile = design_basis(theirs, broad, half_width), preconvolution(ours, theirs, half_width)
     try:
         fit = fit_kernel(_grams(pair, x, y, basis, half, profile), basis, degree, science.shape)
-        _check_sums(fit, science)
     except DataError:
+        fit = None
+    if fit is None or not is_plausible(fit):
         fit = _without_stars(science, template, half_width, profile)
     return fit, profile
-
-
-def _check_sums(fit: KernelFit, science: Exposure) -> None:
-    """Raise DataError where the kernel's sum can't be right: what few stars tell must be nearer to 1."""
-    check_scale(fit.kernel, science)
-    scale = fit.kernel.sums()
-    if fit.stars < ENOUGH_STARS and not _FEW_STARS_RANGE[0] < scale.min() <= scale.max() < _FEW_STARS_RANGE[1]:
-        raise DataError(
-            f"exposure {science.info.label}: the matching kernel of {fit.stars} stars sums to {scale.min():.3g} to "
-            f"{scale.max():.3g} over the image, not to about 1; the PSFs tell it instead"
-        )
-
-
-def _stars(
-    science: Exposure, template: Exposure, blocked: tuple[_Bool, _Bool], half: int, half_width: int
-) -> tuple[_Index, _Index, int]:
-    """Return pixel (x, y) of the stars, and the kernel's half width: a narrower one where that brings more stars."""
-    x, y, _ = find_stars(science, template, blocked, half + half_width)
-    for narrower in _NARROWER:
-        if len(x) >= ENOUGH_STARS or narrower >= half_width:
-            continue
-        more = find_stars(science, template, blocked, half + narrower)
-        if len(more[0]) > len(x):
-            (x, y, _), half_width = more, narrower
-    return x, y, half_width
 
 
 def _grams(

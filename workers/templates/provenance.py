@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import unquote
 
 import numpy as np
 
@@ -55,9 +54,8 @@ def pixel_origins(store: TemplateStore, manifest: Manifest, ra: float, dec: floa
     """
     cell = manifest.grid.cell_at(ra, dec)
     x, y = manifest.grid.cell_wcs(cell).sky_to_pixel(ra, dec)
-    bands = sorted(unquote(path.name) for path in store.bands(manifest.version))
-    found = [store.cell_of(manifest.version, band, cell) for band in bands]
-    return [_origin(one, int(np.round(x)), int(np.round(y))) for one in found if one is not None]
+    found = store.cells_at(manifest.version, cell)
+    return [_origin(one, int(np.round(x)), int(np.round(y))) for one in found]
 
 
 def _origin(cell: TemplateCell, x: int, y: int) -> PixelOrigin:

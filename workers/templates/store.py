@@ -19,7 +19,7 @@ import shutil
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from schemas.errors import DataError
 from workers.imaging.fits import write_atomically
@@ -133,17 +133,14 @@ class TemplateStore:
         folder = f"versions/{version}/{quote(band, safe='')}/{cell.tract}"
         return f"{folder}/{cell.cellX}_{cell.cellY}.fits"
 
-    def bands(self, version: str) -> list[Path]:
-        """Return the folders of a version, one for each band; their names are quoted."""
-        return [path for path in (self.root / "versions" / version).iterdir() if path.is_dir()]
+    def cells_at(self, version: str, cell: CellId) -> list[TemplateCell]:
+        """Return the cells of all bands at one place, by band; their files alone are read, not the manifest.
 
-    def cell_of(self, version: str, band: str, cell: CellId) -> TemplateCell | None:
-        """Return a cell by its place, without the manifest; None where there is none, DataError where it is damaged."""
-        path = self.root / self.place(version, band, cell)
-        try:
-            return cell_from_bytes(path.read_bytes(), str(path))
-        except FileNotFoundError:
-            return None
+        Raises DataError where one is damaged.
+        """
+        folders = [path.name for path in (self.root / "versions" / version).iterdir() if path.is_dir()]
+        paths = [self.root / self.place(version, band, cell) for band in sorted(map(unquote, folders))]
+        return [cell_from_bytes(path.read_bytes(), str(path)) for path in paths if path.exists()]
 
     def read(self, record: CellRecord) -> TemplateCell:
         """Return a cell; raises DataError where its file is missing or damaged."""
