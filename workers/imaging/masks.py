@@ -37,6 +37,8 @@ class MaskPlane(IntFlag):
     """Charge that ran along a column from a saturated pixel."""
     GHOST = 1 << 17
     """Light of a bright star that came by reflections: a ghost or a glint."""
+    INEXACT_PSF = 1 << 18
+    """A mean that lacks some of its inputs here: its PSF is not the one given for it."""
 
 
 BLOCKING = (
