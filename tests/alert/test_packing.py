@@ -30,6 +30,7 @@ TEMPLATE = {
     "nEpochs": 12,
     "depth": 250.0,
     "coverage": 0.75,
+    "version": "0003-86868743",
 }
 CONTEXT = AlertContext("cam", 20250101, "0.1.0")
 FULL = AlertContext("cam", 20250101, "0.1.0", "field 4", "wide", "m1", TEMPLATE, {"bias": "b-1", "flat": "f"}, True)

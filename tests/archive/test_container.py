@@ -30,7 +30,7 @@ def test_any_reader_opens_it() -> None:
     assert list(reader) == [codec.decode(value(number)).record for number in (7, -8)]
     assert reader.codec == "deflate"
     assert reader.metadata["skydelta.night"] == str(NIGHT)
-    assert reader.writer_schema["name"] == "skydelta.alert.v1_1.alert"
+    assert reader.writer_schema["name"] == "skydelta.alert.v1_2.alert"
 
 
 def test_the_head_is_read_back() -> None:

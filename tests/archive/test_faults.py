@@ -89,7 +89,7 @@ def test_full_disk(tmp_path: Path) -> None:
             with pytest.raises(UnreachableError, match="room"):
                 archive.flush()
             assert (tmp_path / FILE).stat().st_size == size
-            assert not (tmp_path / f"{NIGHT + 1}" / "alerts-1.1.avro").exists()
+            assert not (tmp_path / f"{NIGHT + 1}" / "alerts-1.2.avro").exists()
         assert archive.get(1) == alert(1, noise=BIG)
     archive.flush()
     assert (ids(tmp_path / FILE), archive.nights()) == ([1, 3], {NIGHT: 2, NIGHT + 1: 1})

@@ -162,7 +162,7 @@ def test_reindex(survey: Survey) -> None:
     container.write_bytes(container.read_bytes() + b"torn")
     done = alerts_of(survey, "reindex")
     assert (done.code, done.out) == (0, "3 alerts in 1 files; 3 without headers\n")
-    assert done.err == f"{NIGHT}/alerts-1.1.avro: 4 bytes belong to no whole alert\n"
+    assert done.err == f"{NIGHT}/alerts-1.2.avro: 4 bytes belong to no whole alert\n"
     assert alerts_of(survey, "reindex", "--json").json["alerts"] == 3
     assert alerts_of(survey, "show", 2, "--json").json["diaSourceId"] == 2
 

@@ -29,7 +29,7 @@ def test_a_fault_changes_nothing(fault: str, stage: Stage, place: Place) -> None
     _survives(fault, stage, place)
 
 
-@pytest.mark.parametrize("fault", ["steps", "inputs"])
+@pytest.mark.parametrize("fault", [pytest.param("steps", marks=pytest.mark.slow), "inputs"])
 def test_a_fault_changes_nothing_on_a_laptop(fault: str, stage: Stage) -> None:
     _survives(fault, stage, HERE)
 

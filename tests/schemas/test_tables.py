@@ -16,8 +16,13 @@ SOURCE = table_dtype("alert", "diaSource")
 
 
 def test_columns_are_the_scalar_fields_in_order() -> None:
-    assert len(SOURCE.names) == 105
-    assert SOURCE.names[-3:] == ("snapDiffFlux", "snapDiffFluxErr", "dipoleProbability")
+    assert len(SOURCE.names) == 112
+    assert SOURCE.names[102:105] == ("snapDiffFlux", "snapDiffFluxErr", "dipoleProbability")
+    assert SOURCE.names[105:] == (
+        *("dcrShift", "dcrDipole", "templateContaminated", "templateFluxInWindow", "templateFluxInWindowErr"),
+        *("psfFluxCorrected", "psfFluxCorrectedErr"),
+    )
+    assert table_dtype("alert", "diaSource", "1.1").names == SOURCE.names[:105]
     assert table_dtype("alert", "diaSource", "1.0").names == SOURCE.names[:102]
     assert SOURCE.names[:4] == ("diaSourceId", "visit", "detector", "diaObjectId")
     kinds = {name: SOURCE[name].str for name in ("diaSourceId", "detector", "ra", "psfFlux", "isDipole", "band")}
@@ -35,7 +40,7 @@ def test_columns_are_the_scalar_fields_in_order() -> None:
 
 
 def test_an_unknown_record_is_an_error() -> None:
-    with pytest.raises(SchemaError, match=r"alert 1\.1 has no record 'source'; it has alert, diaForcedSource"):
+    with pytest.raises(SchemaError, match=r"alert 1\.2 has no record 'source'; it has alert, diaForcedSource"):
         table_dtype("alert", "source")
 
 

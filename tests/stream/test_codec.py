@@ -60,13 +60,36 @@ def _first(schema: schemas.Schema) -> Any:
     return next(iter(generate_many(schema.parsed, 1)))  # type: ignore[arg-type]
 
 
+_ADDED = {
+    "1.0": {"snapDiffFlux", "snapDiffFluxErr", "dipoleProbability"},
+    "1.1": {
+        *("dcrShift", "dcrDipole", "templateContaminated", "templateFluxInWindow", "templateFluxInWindowErr"),
+        *("psfFluxCorrected", "psfFluxCorrectedErr"),
+    },
+}
+"""What came after a version."""
+_TEMPLATE = {
+    "templateId": "T1",
+    "firstEpochMjdTai": 60000.5,
+    "lastEpochMjdTai": 60300.5,
+    "nEpochs": 12,
+    "depth": 250.0,
+    "coverage": 0.5,
+}
+
+
 @pytest.mark.parametrize(
     ("family", "place"), [("alert", "diaSource"), ("diasources", "sources"), ("scored", "sources")]
 )
-def test_sources_of_the_first_version_are_read_with_null_in_later_columns(family: str, place: str) -> None:
-    old = schemas.get(family, "1.0")
+@pytest.mark.parametrize(
+    ("version", "added"), [("1.0", _ADDED["1.0"] | _ADDED["1.1"]), ("1.1", _ADDED["1.1"])], ids=["1.0", "1.1"]
+)
+def test_sources_of_an_earlier_version_are_read_with_null_in_later_columns(
+    family: str, place: str, version: str, added: set[str]
+) -> None:
+    old = schemas.get(family, version)
     body = io.BytesIO()
-    fastavro.schemaless_writer(body, old.parsed, _first(old))
+    fastavro.schemaless_writer(body, old.parsed, _first(old) | {"template": _TEMPLATE})
     body.seek(0)
     record: Any = fastavro.schemaless_reader(body, old.parsed, None)
     decoded = codec.decode(b"\x00" + old.id.to_bytes(4, "big") + body.getvalue())
@@ -77,9 +100,10 @@ def test_sources_of_the_first_version_are_read_with_null_in_later_columns(family
     for read, source in zip(sources, written, strict=True):
         assert {name: read[name] for name in source} == source
         assert {read[name] for name in read.keys() - source.keys()} == {None}
-        assert {"snapDiffFlux", "snapDiffFluxErr", "dipoleProbability"} == read.keys() - source.keys()
+        assert added == read.keys() - source.keys()
+    assert decoded.record["template"] == _TEMPLATE | {"version": None}
     assert schemas.latest(family).id == codec.decode(codec.encode(family, decoded.record)).schema.id
-    # and one who stayed with the first version reads what is written today
+    # and one who stayed with the earlier version reads what is written today
     body = io.BytesIO(codec.encode(family, decoded.record)[5:])
     assert fastavro.schemaless_reader(body, schemas.latest(family).parsed, old.parsed) == record
 

@@ -158,7 +158,7 @@ def test_the_consumers_on_the_page_read_alerts() -> None:
     consumers = [text for text in blocks("python") if "schemaless_reader" in text]
     assert len(consumers) == 2
     for text in consumers:
-        arguments = [BROKER, topic, str(ROOT / "schemas/alert/1_1")]
+        arguments = [BROKER, topic, str(ROOT / "schemas/alert/1_2")]
         impatient = text.replace("poll(10.0)", "poll(3.0)")
         done = subprocess.run(
             [sys.executable, "-c", impatient, *arguments], capture_output=True, text=True, timeout=60, check=False
