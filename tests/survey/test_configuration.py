@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import ConfigurationError
+from workers.imaging.refraction import Band
 from workers.survey.camera import Camera, load_camera, parse_section
 from workers.survey.config import SurveyConfig, load_survey
 from workers.survey.initial import initial_survey_toml
@@ -86,6 +87,18 @@ def test_every_wrong_key_is_told_at_once_with_a_guess(tmp_path):
 def test_what_does_not_fit_together_is_refused(tmp_path, old, new, text):
     with pytest.raises(ConfigurationError, match=text):
         load_camera(write(tmp_path, CAMERA.replace(old, new)))
+
+
+def test_a_camera_may_tell_the_wavelengths_of_its_bands(tmp_path):
+    camera = load_camera(write(tmp_path, CAMERA + "[bands.N501]\nwavelength_nm = [498, 504.5]\n"))
+    assert camera.passbands == {"N501": Band(498.0, 504.5)}
+    assert load_camera(write(tmp_path, CAMERA)).passbands == {}
+
+
+@pytest.mark.parametrize("given", ["[552, 402]", "[402, 402]", "[0.40, 0.55]", "[402, 5520]"])
+def test_wavelengths_in_another_order_or_unit_are_refused(tmp_path, given):
+    with pytest.raises(ConfigurationError, match=r"bands\.g.*nanometres between 200 and 2500"):
+        load_camera(write(tmp_path, CAMERA + f"[bands.g]\nwavelength_nm = {given}\n"))
 
 
 def test_detector_ids_must_differ(tmp_path):

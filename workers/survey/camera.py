@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from workers.imaging.refraction import Band
 from workers.survey.load import load_toml
 from workers.survey.reflections import Reflection
 
@@ -19,6 +20,7 @@ __all__ = [
     "Detector",
     "HeaderKey",
     "HeaderMap",
+    "PassBand",
     "PointingWcs",
     "Section",
     "load_camera",
@@ -168,6 +170,18 @@ class Site(_Model):
     height: float = Field(0.0, ge=-500, le=9000, description="metres")
 
 
+class PassBand(_Model):
+    """Where a filter lets light through, as a top hat."""
+
+    wavelength_nm: tuple[float, float] = Field(description="shortest and longest, nanometres: half-power points")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PassBand:
+        if not 200.0 <= self.wavelength_nm[0] < self.wavelength_nm[1] <= 2500.0:
+            raise ValueError("wavelength_nm needs [shortest, longest], nanometres between 200 and 2500")
+        return self
+
+
 class Camera(_Model):
     """Everything about the camera that the pipeline needs."""
 
@@ -175,7 +189,12 @@ class Camera(_Model):
     header: HeaderMap
     detectors: tuple[Detector, ...] = Field(min_length=1)
     wcs: PointingWcs | None = Field(None, description="absent: the header's WCS is used")
-    site: Site | None = Field(None, description="absent: airmass is not known, transparency holds for the zenith")
+    site: Site | None = Field(
+        None, description="absent: airmass and refraction are not known, transparency holds for the zenith"
+    )
+    bands: dict[str, PassBand] = Field(
+        default_factory=dict, description="by band, for refraction; those of ugrizy, UBVRI and Gaia are known"
+    )
     night_offset_hours: float = Field(-12.0, description="UTC plus this many hours gives the observing night's date")
     reflections: tuple[Reflection, ...] = Field((), description="ghosts and glints, for the step `ghosts`")
 
@@ -197,6 +216,11 @@ class Camera(_Model):
                 f"reflections are mapped about the boresight: give offset_x and offset_y of detectors {', '.join(lost)}"
             )
         return self
+
+    @cached_property
+    def passbands(self) -> dict[str, Band]:
+        """The camera's own bands by name, where camera.toml gives their wavelengths."""
+        return {name: Band(*band.wavelength_nm) for name, band in self.bands.items()}
 
     def detector(self, number: int) -> Detector:
         """Return the detector with this id; KeyError names the ones there are."""

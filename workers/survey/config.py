@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.errors import ConfigurationError
 from workers.survey.camera import Camera, load_camera
 from workers.survey.characterize_config import CharacterizeConfig
 from workers.survey.isr_config import IsrConfig
 from workers.survey.load import load_toml
+from workers.survey.templates_config import TemplatesConfig
 
-__all__ = ["CalibrateConfig", "CharacterizeConfig", "IsrConfig", "Survey", "SurveyConfig", "load_survey"]
+__all__ = [
+    "CalibrateConfig",
+    "CharacterizeConfig",
+    "IsrConfig",
+    "Survey",
+    "SurveyConfig",
+    "TemplatesConfig",
+    "load_survey",
+]
 
 
 class _Model(BaseModel):
@@ -95,6 +102,21 @@ class SubtractLimitsConfig(_Model):
     max_source_density: float | None = Field(400.0, gt=0, description="beyond the first 100, per million pixels")
 
 
+class DcrConfig(_Model):
+    """Which sources may be dipoles of differential chromatic refraction; asked where the camera has a site."""
+
+    min_snr: float = Field(5.0, gt=0, description="of the whole dipole that refraction predicts")
+    min_share: float = Field(0.5, ge=0, le=1, description="of the source's S/N that this dipole gives at its place")
+    coolest: float = Field(2500.0, ge=1500, description="K; of a static source of unknown colour")
+    hottest: float = Field(15000.0, le=60000, description="K")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DcrConfig:
+        if self.coolest >= self.hottest:
+            raise ValueError(f"coolest ({self.coolest:g} K) must be below hottest ({self.hottest:g} K)")
+        return self
+
+
 class SubtractConfig(_Model):
     """Image subtraction and detection."""
 
@@ -109,6 +131,7 @@ class SubtractConfig(_Model):
     min_template_coverage: float = Field(0.1, ge=0, le=1)
     stamp_size: int = Field(31, ge=15, le=101, description="pixels, odd; of the cutouts")
     limits: SubtractLimitsConfig = SubtractLimitsConfig()
+    dcr: DcrConfig = DcrConfig()
 
 
 class ScoreConfig(_Model):
@@ -136,42 +159,6 @@ class AssociateConfig(_Model):
         le=1,
         description="below it a source is stored but makes no alert; absent: the classifier's threshold",
     )
-
-
-class TemplatesConfig(_Model):
-    """The prior-year window and how templates are combined."""
-
-    begin: float | None = Field(None, description="MJD TAI, first epoch allowed; with `end` the window stands still")
-    end: float | None = Field(None, description="MJD TAI, last epoch allowed; visits up to it are refused")
-    window_days: float = Field(365.0, gt=0, description="length of a window that moves on every day: no begin and end")
-    gap_days: float = Field(60.0, ge=0, description="from the last epoch of a window that moves to the day of the job")
-    pixel_scale: float = Field(gt=0, description="arcsec")
-    cell_size: int = Field(256, ge=64, le=2048, description="pixels")
-    min_epochs: int = Field(3, ge=1)
-    max_epochs: int = Field(40, ge=1)
-    max_fwhm_arcsec: float = Field(10.0, gt=0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> TemplatesConfig:
-        if (self.begin is None) != (self.end is None):
-            raise ValueError("templates.begin and templates.end go together; without both the window moves")
-        if self.begin is not None and self.end is not None and self.begin >= self.end:
-            raise ValueError(f"templates.begin {self.begin} must be before templates.end {self.end}")
-        return self
-
-    @property
-    def window(self) -> tuple[float, float]:
-        """First and last epoch allowed, MJD TAI; ConfigurationError for a window that moves."""
-        if self.begin is None or self.end is None:
-            raise ConfigurationError("the template window moves (no templates.begin and end): ask for that of a day")
-        return self.begin, self.end
-
-    def at(self, mjd: float) -> TemplatesConfig:
-        """Return this with the window that a job of the day of `mjd` (MJD TAI) has: the same all day long."""
-        if self.begin is not None:
-            return self
-        end = math.floor(mjd) - self.gap_days
-        return self.model_copy(update={"begin": end - self.window_days, "end": end})
 
 
 class SurveyConfig(_Model):
