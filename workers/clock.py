@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["TAI_MINUS_UTC", "Clock", "event_timestamp", "mjd_tai_now"]
+__all__ = ["MJD_ORDINAL", "TAI_MINUS_UTC", "Clock", "event_timestamp", "mjd_tai_now"]
 
 Clock = Callable[[], float]
 """Returns the present as MJD TAI."""
@@ -13,6 +13,8 @@ Clock = Callable[[], float]
 TAI_MINUS_UTC = 37.0
 """Seconds, since 2017-01-01 (IERS Bulletin C 52); no leap second has been announced since."""
 
+MJD_ORDINAL = 678576
+"""Of date.toordinal() on the day of MJD 0."""
 _MJD_1970 = 40587.0
 _DAY = 86400.0
 

@@ -63,6 +63,8 @@ class TemplateRecord:
     nEpochs: int
     depth: float
     coverage: float
+    version: str | None = None
+    """Of the templates; None in messages of older versions."""
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,13 @@ def packets(finished_night: Path) -> list[Packet]:
 
 
 def test_plain_fastavro_decodes_every_alert(finished_night: Path, packets: list[Packet]) -> None:
-    folder = Path(schemas.__file__).parent / "alert" / "1_1"
+    folder = Path(schemas.__file__).parent / "alert" / "1_2"
     assert {path.stem for path in folder.glob("*.avsc")} == set(SCHEMA_ORDER)
     schema = load_schema_ordered([str(folder / f"{name}.avsc") for name in SCHEMA_ORDER])
     found = []
     for message, packet in messages(finished_night, "alerts"):
         assert message.value[0] == 0
-        assert int.from_bytes(message.value[1:5], "big") == 101
+        assert int.from_bytes(message.value[1:5], "big") == 102
         body = io.BytesIO(message.value[5:])
         decoded = fastavro.schemaless_reader(body, schema, None)
         assert body.read() == b""
@@ -101,6 +101,7 @@ def test_an_alert_says_where_it_came_from(finished_night: Path, packets: list[Pa
     for packet in packets:
         template, source = packet["template"], packet["diaSource"]
         assert template["templateId"].startswith("T")
+        assert template["version"] == manifest.version
         assert window.begin <= template["firstEpochMjdTai"] < template["lastEpochMjdTai"] <= window.end
         assert {template["firstEpochMjdTai"], template["lastEpochMjdTai"]} <= set(epochs)
         assert template["lastEpochMjdTai"] < source["midpointMjdTai"]

@@ -115,7 +115,7 @@ def test_the_consumers_in_the_documentation_read_them(
     assert len(snippets) == 3
     assert snippets[0] == snippets[1]
     assert "schemas." not in snippets[2].replace("fastavro.schema.", "")
-    words = [BROKER, f"{kafka_night.prefix}alerts", str(REPOSITORY / "schemas" / "alert" / "1_1")]
+    words = [BROKER, f"{kafka_night.prefix}alerts", str(REPOSITORY / "schemas" / "alert" / "1_2")]
     running = []
     for number, snippet in enumerate(snippets[1:]):
         script = tmp_path / f"consumer{number}.py"

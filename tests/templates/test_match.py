@@ -94,6 +94,24 @@ def test_provenance_is_complete(match, built, science):
     assert match.exposure.psf.degree == 1
 
 
+def test_the_shares_are_those_of_the_pixels(match, built):
+    """Each input's weight counts by the pixels it is in, and every cell as much as the next."""
+    store, manifest = built
+    cells = [store.read(record) for record in manifest.cells if record.templateId in match.cells]
+    assert len(cells) > 1
+    times = sorted({item.midpointMjdTai for cell in cells for item in cell.plan.inputs})
+    assert [mjd for mjd, _ in match.inputs] == times
+    assert sum(share for _, share in match.inputs) == pytest.approx(1.0)
+    expected = dict.fromkeys(times, 0.0)
+    for cell in cells:
+        weights = np.array([item.weight for item in cell.plan.inputs])
+        given = np.unpackbits(cell.given, axis=0, bitorder="little")[: len(weights)].mean(axis=(1, 2)) * weights
+        for item, share in zip(cell.plan.inputs, given / given.sum(), strict=True):
+            expected[item.midpointMjdTai] += share / len(cells)
+    assert dict(match.inputs) == pytest.approx(expected, rel=1e-6)
+    assert min(expected.values()) < 0.95 * max(expected.values())
+
+
 def test_the_same_exposure_gets_the_same_template(science, built, match):
     again = template_for(science, TemplateStore(built[0].root), 0.2)
     assert again.templateId == match.templateId

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from schemas.errors import SchemaError
 from stream import codec
@@ -26,9 +27,12 @@ from workers.survey.config import Survey
 from workers.version import code_version
 from workers.worker import closing_time, quality_record
 
-__all__ = ["Ended", "ExposureAssociation"]
+__all__ = ["Ended", "ExposureAssociation", "OwnLight"]
 
 _STAGE = "associate"
+
+OwnLight = Callable[[SourcesItem, AlertRows], NDArray[Any]]
+"""Returns the sources of the alerts with the columns of their own light filled."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class ExposureAssociation:
     blobs: BlobStore
     database: DiaDatabase
     clock: Clock
+    own_light: OwnLight | None = None
+    """Fills the columns of the sources' own light in their template; the alert-worthy ones alone are looked at."""
 
     def run(self, value: bytes, *, late: bool) -> Ended:
         """Associate the exposure of a scored message; raises DataError, with nothing stored, where that can't be."""
@@ -62,6 +68,8 @@ class ExposureAssociation:
             return Ended(item.outcome, 0, [self._quality(item, item.outcome, begin, 0)], begin)
         exposure = self._exposure_row(item)
         result = self._linked(item, exposure[0])
+        if self.own_light is not None:
+            result = result.with_alert_sources(self.own_light(item, result.alerts))
         packets = self._packets(item, result.alerts, late=late)
         self.database.store(result.objects, result.sources, exposure)  # last: an alert that fails leaves no rows
         outcome = "alerts" if packets else "no_alerts"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,12 @@ class Association:
     """New and updated objects, OBJECT_DTYPE, from everything that is known of them."""
     alerts: AlertRows
     """The sources to alert on, with what was known at this exposure's visit."""
+
+    def with_alert_sources(self, rows: Rows) -> Association:
+        """Return this with other columns in the sources of the alerts, in their order; stored as they are sent."""
+        sources = self.sources.copy()
+        sources[self.alerts.index] = rows
+        return replace(self, sources=sources, alerts=replace(self.alerts, sources=rows))
 
 
 def worthy(sources: Rows, min_reliability: float) -> _Mask:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from schemas.errors import DataError, SchemaError
 from stream import codec
@@ -14,12 +15,19 @@ from stream.blobs import BlobStore
 from stream.bus import Message, Outgoing
 from stream.dead_letters import DeadLetters, Failure
 from stream.topics import Topics
+from workers.alert.rows import AlertRows
 from workers.associate.exposure import Ended, ExposureAssociation
 from workers.associate.line import Rules
 from workers.associate.turns import Key, MoreTilesError, Turns
 from workers.clock import Clock
 from workers.database import Announcement, DiaDatabase, Position, StoredOutput
+from workers.imaging.tracts import Tessellation
+from workers.items import SourcesItem
 from workers.survey.config import Survey
+from workers.templates.airmass_cells import Telescope, telescope_of
+from workers.templates.own_light import with_own_light
+from workers.templates.store import TemplateStore
+from workers.templates.warps import WarpStore
 from workers.worker import INPUTS
 
 __all__ = ["GROUP", "AssociateWorker", "rules_of"]
@@ -39,6 +47,36 @@ def rules_of(survey: Survey) -> Rules:
     return Rules(round(config.deadline_s * 1000.0), round(config.reorder_s * 1000.0))
 
 
+class TemplateLight:
+    """What the templates of a survey hold of the sources that are compared with them."""
+
+    def __init__(self, store: TemplateStore, telescope: Telescope | None = None) -> None:
+        self._store = store
+        self._telescope = telescope
+        self._warps: dict[Tessellation, WarpStore] = {}
+
+    def __call__(self, item: SourcesItem, alerts: AlertRows) -> Any:
+        """Return the sources of the alerts with the columns of their own light; as they are where no version is."""
+        used = item.template
+        if used is None or used.version is None or used.version not in self._store.versions():
+            return alerts.sources
+        manifest = self._store.manifest(used.version)
+        if manifest is None:
+            return alerts.sources
+        warps = self._warps.setdefault(manifest.grid, WarpStore(self._store.warps, manifest.grid))
+
+        def unseen(place: int) -> Any:
+            return alerts.exposures[alerts.limits.part(place, place + 1).rows]
+
+        where = self._store, manifest, warps.block
+        rows = alerts.sources, alerts.objects, alerts.previous
+        return with_own_light(*rows, unseen, where, used.lastEpochMjdTai, self._telescope)
+
+
+def _light_of(survey: Survey) -> TemplateLight:
+    return TemplateLight(TemplateStore(survey.templates), telescope_of(survey.camera, survey.config.templates))
+
+
 @dataclass
 class AssociateWorker:
     """Announcements form one line in the order in which visits close; scored messages bring the sources.
@@ -56,6 +94,7 @@ class AssociateWorker:
     clock: Clock
     group: str = GROUP
     name: str = "associate"
+    light: TemplateLight | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -142,7 +181,9 @@ class AssociateWorker:
 
     def _finish(self, exposure: Announcement, value: bytes, message: Message) -> Sequence[StoredOutput]:
         """Associate the exposure whose turn it is, and write how it ended."""
-        work = ExposureAssociation(self.survey, self.topics, self.blobs, self.database, self.clock)
+        light = _light_of(self.survey) if self.light is None else self.light
+        self.light = light
+        work = ExposureAssociation(self.survey, self.topics, self.blobs, self.database, self.clock, light)
         try:
             done = work.run(value, late=exposure.late)
         except (DataError, *_BUGS) as error:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from astropy.time import Time
 
+from workers.clock import MJD_ORDINAL
 from workers.simulate.settings import BANDS, SimulatedSurvey
 from workers.simulate.streams import stream
 
@@ -23,7 +24,6 @@ _LAMPS = ("flat", "ramp", "spots")
 _NO_SKY = ("bias", "dark", *_LAMPS)
 
 NIGHT_OFFSET_HOURS = -12.0
-_MJD_ORDINAL = date(1858, 11, 17).toordinal()
 _MINUTE = 1.0 / 1440.0
 
 
@@ -81,7 +81,7 @@ class Visit:
 def night_of(mjd: float) -> int:
     """Return the observing night of an MJD TAI as YYYYMMDD: the date at its beginning."""
     utc = float(Time(mjd, format="mjd", scale="tai").utc.mjd)
-    day = date.fromordinal(_MJD_ORDINAL + math.floor(utc + NIGHT_OFFSET_HOURS / 24.0))
+    day = date.fromordinal(MJD_ORDINAL + math.floor(utc + NIGHT_OFFSET_HOURS / 24.0))
     return day.year * 10000 + day.month * 100 + day.day
 
 

@@ -1,137 +1,111 @@
-"""Make one cell: warp its inputs to the cell's pixels, reject outliers, combine."""
+"""Make one cell of the warps of its inputs: reject outliers and transients, combine."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import DataError
 from workers.imaging.exposure import Exposure
 from workers.imaging.masks import BLOCKING
 from workers.imaging.psf import PsfModel
-from workers.imaging.tracts import Tessellation
-from workers.imaging.warp import Warped, node_grid, pixel_map, warp_planes, warp_stamps
-from workers.imaging.wcs import SkyWcs
-from workers.templates.cell import CellPlan, PlannedInput, TemplateCell
+from workers.templates.cell import CellPlan, TemplateCell
+from workers.templates.cell_file import stored_cell
 from workers.templates.coadd import Coadd, Stack, combine
+from workers.templates.flux_maps import flux_maps
 from workers.templates.reject import find_outliers
+from workers.templates.transients import find_events, masked_by
+from workers.templates.veto import veto_mask
+from workers.templates.warp_file import WarpBlock
+from workers.templates.warps import BORDER, fresh_block
 
-__all__ = ["ExposureCache", "build_cell"]
+__all__ = ["build_cell", "cell_of_warps"]
 
-_Load = Callable[[Path], Exposure]
-_BORDER = 4
-"""Pixels round the cell that take part in the rejection, so that what crosses its edge is seen whole."""
-
-
-class ExposureCache:
-    """Reads exposures, and keeps the last ones: neighbouring cells share their inputs."""
-
-    def __init__(self, load: _Load, pixels: int = 60_000_000) -> None:
-        self._load = load
-        self._pixels = pixels
-        self._kept: OrderedDict[Path, Exposure] = OrderedDict()
-
-    def __call__(self, path: Path) -> Exposure:
-        """Return the exposure in the file at `path`."""
-        exposure = self._kept.pop(path, None) or self._load(path)
-        self._kept[path] = exposure
-        while len(self._kept) > 1 and sum(kept.image.size for kept in self._kept.values()) > self._pixels:
-            self._kept.popitem(last=False)
-        return exposure
+_INNER = slice(BORDER, -BORDER)
+_SPARED = 3
+"""Epochs that the rejection of transients leaves at each pixel."""
 
 
-def build_cell(plan: CellPlan, load: _Load) -> TemplateCell | None:
-    """Return the cell of `plan`, or None where no pixel has the epochs it needs.
+def build_cell(plan: CellPlan, load: Callable[[Path], Exposure]) -> TemplateCell | None:
+    """Return the cell of `plan` from calibrated exposures, which `load` reads; as `cell_of_warps` of the kept warps.
 
-    `load` reads a calibrated exposure from its path. An input that covers a part of the cell only contributes
-    there; the effective PSF is the weighted mean of all inputs' at the cell's centre, exact where all contribute.
     Raises DataError where an input is not calibrated in nJy, or is not the one that was planned.
     """
-    exposures = [_checked(load(_path_of(item)), item) for item in plan.inputs]
-    wcs = plan.grid.cell_wcs(plan.cell, _BORDER)
-    warps = [_warp(exposure, wcs, plan.grid) for exposure in exposures]
+    return cell_of_warps(plan, [fresh_block(item, plan.cell, plan.grid, load) for item in plan.inputs])
+
+
+def cell_of_warps(plan: CellPlan, warps: Sequence[WarpBlock]) -> TemplateCell | None:
+    """Return the cell of `plan` from its inputs' warps, in the plan's order; None where no pixel has enough epochs.
+
+    An input that covers a part of the cell only contributes there; the effective PSF is the weighted mean of all
+    inputs' at the cell's centre, exact where all contribute.
+    """
     stack = Stack(
         image=np.stack([warp.image for warp in warps]),
         mask=np.stack([warp.mask for warp in warps]),
         variance=np.stack([warp.variance for warp in warps]),
         weights=np.array([item.weight for item in plan.inputs]),
-        psfs=_psfs(exposures, wcs, plan.grid),
+        psfs=_psfs(warps),
     )
-    outliers = find_outliers(stack.image, stack.variance, stack.usable, stack.psfs, _fwhm(stack.psfs.mean(axis=0)))
-    inner = _cropped(stack)
-    outliers = outliers[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
+    usable, correlations = stack.usable, np.array([warp.noise_correlation for warp in warps])
+    outliers = find_outliers(stack.image, stack.variance, usable, stack.psfs, _fwhm(stack.psfs.mean(axis=0)))
+    if plan.vetoes:  # a WCS takes astropy milliseconds
+        wcs, times = plan.grid.cell_wcs(plan.cell, BORDER), [item.midpointMjdTai for item in plan.inputs]
+        outliers |= veto_mask(plan.vetoes, wcs, stack.image.shape[1:], times)
+    outliers |= _transients(stack, usable & ~outliers, correlations)
+    inner, usable, outliers = _cropped(stack), usable[:, _INNER, _INNER], outliers[:, _INNER, _INNER]
     coadd = combine(inner, outliers, plan.min_epochs)
-    if not coadd.nEpochs.any():
+    there = coadd.nEpochs > 0
+    if not there.any():
         return None
-    correlations = np.array([warp.noise_correlation for warp in warps])
-    return _finished(plan, inner, outliers, coadd, correlations)
+    rejected = tuple(int(np.count_nonzero(plane)) for plane in outliers & usable)
+    return _finished(plan, inner, usable & ~outliers & there, rejected, coadd, correlations)
 
 
-def _path_of(item: PlannedInput) -> Path:
-    if item.path is None:
-        raise DataError(
-            f"the plan of a cell names no file for exposure {item.visit}:{item.detector}: it was read back from a "
-            "template; plan again from the calibrated exposures"
-        )
-    return item.path
+def _psfs(warps: Sequence[WarpBlock]) -> NDArray[np.float64]:
+    """Return the inputs' PSFs at the cell's centre, (N, n, n), of the largest's size and unit sum."""
+    size = max(len(warp.psf) for warp in warps)
+    psfs = np.zeros((len(warps), size, size))
+    for psf, warp in zip(psfs, warps, strict=True):
+        edge = (size - len(warp.psf)) // 2
+        psf[edge : size - edge, edge : size - edge] = warp.psf
+    return np.asarray(psfs / psfs.sum(axis=(1, 2), keepdims=True))
 
 
-def _checked(exposure: Exposure, item: PlannedInput) -> Exposure:
-    info = exposure.info
-    if (info.visit, info.detector, info.sha256) != (item.visit, item.detector, item.sha256):
-        raise DataError(
-            f"{item.path} holds exposure {info.label} and not the planned {item.visit}:{item.detector}; plan again"
-        )
-    if exposure.unit != "nJy":
-        raise DataError(f"{item.path}: unit {exposure.unit}, a template needs nJy; run `skydelta isr` on its raw file")
-    return exposure
-
-
-def _warp(exposure: Exposure, wcs: SkyWcs, grid: Tessellation) -> Warped:
-    side = grid.cell_size + 2 * _BORDER
-    nodes = node_grid(exposure.need_wcs(), wcs, (side, side))
-    return warp_planes(exposure.image, exposure.mask, exposure.variance, nodes)
-
-
-def _psfs(exposures: list[Exposure], wcs: SkyWcs, grid: Tessellation) -> NDArray[np.float64]:
-    """Return each input's PSF at the cell's centre on the cell's pixels, (N, n, n), one size for all."""
-    middle = _BORDER + (grid.cell_size - 1) / 2.0
-    places = [pixel_map(exposure.need_wcs(), wcs, middle, middle) for exposure in exposures]
-    sizes = [
-        exposure.need_psf().size / float(np.sqrt(abs(np.linalg.det(place.matrix[0]))))
-        for exposure, place in zip(exposures, places, strict=True)
-    ]
-    size = 2 * round((max(sizes) - 1) / 2) + 1
-    return np.concatenate(
-        [
-            warp_stamps(exposure.need_psf().stamps(place.x, place.y), place.matrix, size)
-            for exposure, place in zip(exposures, places, strict=True)
-        ]
-    )
+def _transients(stack: Stack, clean: NDArray[np.bool_], correlation: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return the pixels, (N, height, width), where an epoch holds light of what shone for a while."""
+    if len(stack.image) <= _SPARED:
+        return np.zeros(stack.image.shape, bool)
+    maps = flux_maps(stack.image, stack.variance, clean, stack.psfs, correlation)
+    return masked_by(find_events(maps), stack.variance, stack.psfs, clean, _SPARED)
 
 
 def _cropped(stack: Stack) -> Stack:
     """Return the stack without its border."""
-    inner = (slice(None), slice(_BORDER, -_BORDER), slice(_BORDER, -_BORDER))
+    inner = (slice(None), _INNER, _INNER)
     return Stack(stack.image[inner], stack.mask[inner], stack.variance[inner], stack.weights, stack.psfs)
 
 
 def _finished(
-    plan: CellPlan, stack: Stack, outliers: NDArray[np.bool_], coadd: Coadd, correlations: NDArray[np.float64]
+    plan: CellPlan,
+    stack: Stack,
+    given: NDArray[np.bool_],
+    rejected: tuple[int, ...],
+    coadd: Coadd,
+    correlations: NDArray[np.float64],
 ) -> TemplateCell:
     """Return the cell with its numbers: depth, FWHM, and what each input gave."""
-    given = stack.usable & ~outliers & (coadd.nEpochs > 0)
-    shares = given.mean(axis=(1, 2))
-    power = stack.weights**2 * np.where(given, stack.variance, 0.0).mean(axis=(1, 2), dtype=float)
+    counts = [np.count_nonzero(plane) for plane in given]
+    noise = [np.sum(plane, dtype=float, where=here) for plane, here in zip(stack.variance, given, strict=True)]
+    power = stack.weights**2 * np.array(noise)
     correlation = float(np.sum(power * correlations) / np.sum(power)) if power.any() else 1.0
-    clear = (coadd.nEpochs > 0) & ((coadd.mask & int(BLOCKING)) == 0)
-    variance = float(np.median(coadd.variance[clear if clear.any() else coadd.nEpochs > 0]))
+    there = coadd.nEpochs > 0
+    clear = there & ((coadd.mask & int(BLOCKING)) == 0)
+    variance = float(np.median(coadd.variance[clear if clear.any() else there]))
     noise_area = 1.0 / float(np.square(coadd.psf, dtype=float).sum())
-    return TemplateCell(
+    cell = TemplateCell(
         plan=plan,
         image=coadd.image,
         mask=coadd.mask,
@@ -139,12 +113,14 @@ def _finished(
         nEpochs=coadd.nEpochs,
         given=np.packbits(given, axis=0, bitorder="little"),
         psf=coadd.psf,
-        used=tuple(shares.tolist()),
-        rejected=tuple(int(n) for n in (outliers & stack.usable).sum(axis=(1, 2))),
+        used=tuple(count / given[0].size for count in counts),
+        rejected=rejected,
         depth=5.0 * float(np.sqrt(variance * correlation * noise_area)),
         fwhm=_fwhm(coadd.psf) * plan.grid.pixel_scale,
         noiseCorrelation=correlation,
+        psfs=stack.psfs.astype(np.float32),
     )
+    return stored_cell(cell)
 
 
 def _fwhm(stamp: NDArray[np.floating]) -> float:

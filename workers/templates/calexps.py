@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -14,7 +15,25 @@ from astropy.io import fits
 from schemas.errors import DataError
 from workers.imaging.wcs import SkyWcs
 
-__all__ = ["CalexpEntry", "index_calexps", "read_entry"]
+__all__ = ["CalexpEntry", "CalexpQuality", "index_calexps", "read_entry"]
+
+
+@dataclass(frozen=True)
+class CalexpQuality:
+    """What its metrics say of an exposure; None where there is no such metric."""
+
+    transparency: float | None = None
+    """1: as clear as photometry.zero_point says."""
+    throughput: float | None = None
+    """Electrons per nJy and second: transparency times what telescope and detector let through."""
+    psfError: float | None = None
+    """Of the PSF model, relative to its value at a pixel."""
+    ellipticity: float | None = None
+    """Of the PSF, (a - b) / (a + b)."""
+    psfStars: float | None = None
+    """Stars that the PSF was fitted to."""
+    astrometricRms: float | None = None
+    """Arcsec per coordinate, of bright stars."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,7 @@ class CalexpEntry:
     """Of the background, nJy² per square arcsecond."""
     zero_point: float
     """nJy per electron."""
+    quality: CalexpQuality = field(default_factory=CalexpQuality)
 
     @property
     def label(self) -> str:
@@ -94,6 +114,7 @@ def _entry(path: Path, headers: dict[str, fits.Header]) -> CalexpEntry:
     if missing:
         raise ValueError(f"no metric {' and '.join(missing)}")
     fwhm, rms = float(primary["METRIC seeingFwhm"]), float(primary["METRIC backgroundRms"])
+    zero_point = float(primary["NJYPERE"])
     if not (fwhm > 0 and rms > 0):
         raise ValueError(f"seeingFwhm {fwhm} and backgroundRms {rms} must be positive")
     return CalexpEntry(
@@ -107,8 +128,27 @@ def _entry(path: Path, headers: dict[str, fits.Header]) -> CalexpEntry:
         wcs=wcs,
         shape=shape,
         fwhm=fwhm * scale,
-        variance=(rms / scale) ** 2,
-        zero_point=float(primary["NJYPERE"]),
+        variance=(rms * zero_point / scale) ** 2,  # backgroundRms is in electrons
+        zero_point=zero_point,
+        quality=_quality(primary, zero_point),
+    )
+
+
+def _quality(primary: fits.Header, zero_point: float) -> CalexpQuality:
+    """Return the metrics that selection looks at, as far as the exposure has them."""
+
+    def metric(name: str) -> float | None:
+        number = float(primary.get(f"METRIC {name}", "nan"))
+        return number if math.isfinite(number) else None
+
+    seconds = float(primary["EXPTIME"])
+    return CalexpQuality(
+        transparency=metric("transparency"),
+        throughput=1.0 / (zero_point * seconds) if zero_point > 0 and seconds > 0 else None,
+        psfError=metric("psfModelError"),
+        ellipticity=metric("psfEllipticity"),
+        psfStars=metric("nPsfStars"),
+        astrometricRms=metric("astrometricRms"),
     )
 
 

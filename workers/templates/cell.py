@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from workers.imaging.exposure import FloatImage, MaskImage, frozen_array
 from workers.imaging.tracts import CellId, Tessellation
+from workers.templates.vetoed import Veto
 
 __all__ = ["CellPlan", "CellRecord", "PlannedInput", "TemplateCell", "content_id"]
 
@@ -53,6 +54,12 @@ class CellPlan:
     inputs: tuple[PlannedInput, ...]
     """By time, visit and detector."""
     templateId: str
+    vetoes: tuple[Veto, ...] = ()
+    """Light of known transients that is left out, as `workers.templates.veto.pinned` gives it."""
+    bin: str = ""
+    """Of airmass; empty for the whole cell."""
+    vector: tuple[float, float] | None = None
+    """As of `CellRecord`; not in the cell's file."""
 
     @property
     def epochs(self) -> tuple[float, float]:
@@ -92,16 +99,22 @@ class TemplateCell:
     """Of the PSF, arcsec."""
     noiseCorrelation: float
     """Noise power at large scales over the mean pixel variance."""
+    psfs: FloatImage | None = None
+    """The inputs' PSFs at the cell's centre, (inputs, n, n), unit sum; None in cells of an older version."""
 
     def __post_init__(self) -> None:
         """Make the planes read-only."""
-        for name in ("image", "mask", "variance", "nEpochs", "psf"):
-            object.__setattr__(self, name, frozen_array(np.ascontiguousarray(getattr(self, name))))
-        if self.given is not None:
-            object.__setattr__(self, "given", frozen_array(np.ascontiguousarray(self.given)))
+        for name in ("image", "mask", "variance", "nEpochs", "psf", "given", "psfs"):
+            plane = getattr(self, name)
+            if plane is not None:
+                object.__setattr__(self, name, frozen_array(np.ascontiguousarray(plane)))
 
     def given_at(self, x: int, y: int) -> NDArray[np.bool_]:
-        """Return, for each input, whether it is in the mean of the pixel (x, y), bool (inputs,).
+        """Return, for each input, whether it is in the mean of the pixel (x, y), bool (inputs,); as `given_in`."""
+        return self.given_in(slice(y, y + 1), slice(x, x + 1))[:, 0, 0]
+
+    def given_in(self, rows: slice, columns: slice) -> NDArray[np.bool_]:
+        """Return, for each input, in the mean of which of some pixels it is, bool (inputs, height, width).
 
         Raises DataError for a cell that does not say.
         """
@@ -110,7 +123,7 @@ class TemplateCell:
                 f"template {self.plan.templateId} was built before cells said which inputs are in each pixel; "
                 "run `skydelta templates build`"
             )
-        bits = np.unpackbits(self.given[:, y, x], bitorder="little")
+        bits = np.unpackbits(self.given[:, rows, columns], axis=0, bitorder="little")
         return bits[: len(self.plan.inputs)].astype(bool)
 
 
@@ -134,6 +147,10 @@ class CellRecord:
     """Of the cell's file."""
     path: str
     """Of the cell's file, relative to the template folder."""
+    bin: str = ""
+    """Of airmass; empty for the whole cell."""
+    vector: tuple[float, float] | None = None
+    """Weighted mean of the inputs' `refraction_vector`s; None for a cell without bins."""
 
     @property
     def cell(self) -> CellId:

@@ -1,22 +1,48 @@
-"""A template cell as one FITS file: planes, which inputs are in each pixel, PSF, and the table of the inputs."""
+"""A template cell as one FITS file: planes, which inputs are in each pixel, PSFs, and the table of the inputs.
+
+Planes are tile-compressed; image and variance are rounded to steps far below their noise (`stored_cell`). Files of
+older versions, with plain images, are read as well.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, replace
+from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
-from astropy.io import fits
 
 from schemas.errors import DataError
-from workers.imaging.fits import card_of, current_bits, hdus_to_buffer, planes_to_hdus
-from workers.imaging.masks import planes_from_header
-from workers.imaging.plain_fits import PlainHdu, plain_hdus
+from workers.imaging.exposure import FloatImage
+from workers.imaging.fits import card_of, current_bits
+from workers.imaging.masks import header_cards, planes_from_header
+from workers.imaging.plain_fits import PlainHdu, image_hdu, plain_hdus, primary_hdu, table_hdu
+from workers.imaging.tiled_fits import pixels, power_below, quantised, tiled_hdu
 from workers.imaging.tracts import CellId, Tessellation
 from workers.templates.cell import CellPlan, PlannedInput, TemplateCell
+from workers.templates.vetoed import VETO_DTYPE, Veto
 
-__all__ = ["INPUT_DTYPE", "cell_from_bytes", "cell_to_bytes", "inputs_table"]
+__all__ = [
+    "INPUT_DTYPE",
+    "PSF_STEP",
+    "cell_from_bytes",
+    "cell_to_bytes",
+    "inputs_table",
+    "plane_steps",
+    "positive",
+    "stored_cell",
+]
 
+PSF_STEP = 2.0**-20
+"""Of the inputs' PSFs (unit sum)."""
+_PER_SIGMA = 16.0
+"""Steps in a background sigma, at least: rounding adds less than 0.02 % to the noise's variance."""
+_PER_VARIANCE = 250.0
+"""Steps in the median variance, at least: rounded to 0.2 %."""
+_PEAK = 2.0**30
+"""Steps in the brightest pixel, at most."""
 INPUT_DTYPE = np.dtype(
     [
         ("visit", "i8"),
@@ -42,37 +68,105 @@ def inputs_table(cell: TemplateCell) -> np.ndarray[Any, Any]:
     return np.array(rows, INPUT_DTYPE)
 
 
+def plane_steps(variance: float, peak: float, per_variance: float = _PER_VARIANCE) -> tuple[float, float]:
+    """Return the steps, powers of two, of an image and its variance plane.
+
+    `variance` is the background's (> 0, nJy²), `peak` the brightest absolute value (nJy). The steps of planes already
+    rounded are the same: that of the image follows from the rounded variance.
+    """
+    fine = power_below(variance / per_variance)
+    variance = float(np.rint(variance / fine)) * fine
+    coarse = power_below(variance / per_variance)  # rounded up to where the next step begins
+    variance = float(np.rint(variance / coarse)) * coarse
+    step = power_below(np.sqrt(variance) / _PER_SIGMA)
+    return (step if peak < _PEAK * step else 2.0 * power_below(peak / _PEAK)), coarse
+
+
+def _steps(cell: TemplateCell) -> tuple[float | None, float | None]:
+    """Return the steps of a cell's image and variance, from every fourth pixel; None, lossless, without variance."""
+    sample = cell.variance[::2, ::2]
+    data = sample[sample > 0]
+    if not data.size:
+        return None, None
+    middle = data.size // 2
+    median = float(np.partition(data, middle)[middle])  # a pixel's own value: it is rounded as they are
+    return plane_steps(median, max(-float(cell.image.min()), float(cell.image.max())))
+
+
+def positive(variance: FloatImage, step: float | None) -> FloatImage:
+    """Return a variance plane with nothing between 0 and a step: what is rounded to 0 would weigh infinitely."""
+    if step is None:
+        return variance
+    return np.where(variance > 0, np.maximum(variance, np.float32(step)), np.float32(0.0))
+
+
+def stored_cell(cell: TemplateCell) -> TemplateCell:
+    """Return the cell as its file holds it: what `cell_from_bytes` reads of `cell_to_bytes`, without the file."""
+    step, variance_step = _steps(cell)
+    return replace(
+        cell,
+        image=quantised(cell.image, step),
+        variance=quantised(positive(cell.variance, variance_step), variance_step),
+        psfs=None if cell.psfs is None else quantised(cell.psfs, PSF_STEP),
+    )
+
+
 def cell_to_bytes(cell: TemplateCell) -> bytes:
-    """Return the file of a cell; equal cells give equal bytes (no date, no path, no version is written)."""
-    planes = planes_to_hdus(cell.image, cell.mask, cell.variance, "nJy")
-    planes[0].header.extend(cell.plan.grid.cell_wcs(cell.plan.cell).header(), strip=True, update=True)
-    extra = [
-        fits.ImageHDU(cell.nEpochs, name="NEPOCHS"),
-        *([] if cell.given is None else [fits.ImageHDU(cell.given, name="GIVEN")]),
-        fits.ImageHDU(cell.psf, name="PSF"),
-        fits.BinTableHDU(inputs_table(cell), name="INPUTS"),
+    """Return the file of a cell; equal cells give equal bytes (no date, no path, no version is written).
+
+    Raises DataError where a plane holds NaN.
+    """
+    step, variance_step = _steps(cell)
+    unit = [("BUNIT", "nJy")]
+    vetoes = np.array([astuple(veto) for veto in cell.plan.vetoes], VETO_DTYPE)
+    hdus = [
+        tiled_hdu("IMAGE", cell.image, step, [*unit, *_wcs_cards(cell.plan)]),
+        tiled_hdu("MASK", cell.mask, cards=header_cards().items()),
+        tiled_hdu("VARIANCE", positive(cell.variance, variance_step), variance_step, [("BUNIT", "(nJy)2")]),
+        tiled_hdu("NEPOCHS", cell.nEpochs),
+        *([] if cell.given is None else [tiled_hdu("GIVEN", cell.given)]),
+        image_hdu("PSF", cell.psf),
+        *([] if cell.psfs is None else [tiled_hdu("INPUTPSF", cell.psfs, PSF_STEP, whole=True)]),
+        table_hdu("INPUTS", inputs_table(cell)),
+        *([table_hdu("VETOES", vetoes)] if len(vetoes) else []),
     ]
-    return bytes(hdus_to_buffer(_header(cell), [*planes, *extra]))
+    return b"".join([primary_hdu(_cards(cell), len(hdus)), *hdus])
 
 
-def _header(cell: TemplateCell) -> fits.Header:
+def _wcs_cards(plan: CellPlan) -> list[tuple[Any, ...]]:
+    """Return the WCS of the cell: its tract's with another CRPIX."""
+    x, y = plan.grid.origin(plan.cell)
+    moved = {"CRPIX1": x, "CRPIX2": y}
+    cards = _tract_cards(plan.grid, plan.cell.tract)
+    return [(key, value - moved[key] if key in moved else value, note) for key, value, note in cards]
+
+
+@lru_cache(maxsize=64)
+def _tract_cards(grid: Tessellation, tract: int) -> tuple[tuple[str, Any, str], ...]:
+    """Return the WCS cards of a tract, which take astropy milliseconds."""
+    return tuple((card.keyword, card.value, card.comment) for card in grid.tract_wcs(tract).header().cards)
+
+
+def _cards(cell: TemplateCell) -> list[tuple[Any, ...]]:
     plan = cell.plan
     first, last = plan.epochs
-    header = fits.Header()
-    header["TEMPLID"] = (plan.templateId, "template")
-    header["BAND"] = card_of(plan.band)
-    header["TRACT"] = (plan.cell.tract, "nested HEALPix pixel, nside 32")
-    header["CELLX"], header["CELLY"] = plan.cell.cellX, plan.cell.cellY
-    header["CELLSIZE"] = (plan.grid.cell_size, "[pixel]")
-    header["PIXSCALE"] = (card_of(plan.grid.pixel_scale), "[arcsec]")
-    header["MINEPOCH"] = (plan.min_epochs, "inputs below which a pixel is NO_DATA")
-    header["NEPOCH"] = (plan.epoch_count, "visits")
-    header["FIRSTMJD"] = (card_of(first), "first mid-exposure, MJD TAI")
-    header["LASTMJD"] = (card_of(last), "last mid-exposure, MJD TAI")
-    header["DEPTH"] = (card_of(cell.depth), "[nJy] point source at 5 sigma")
-    header["FWHM"] = (card_of(cell.fwhm), "[arcsec]")
-    header["NOISECOR"] = (card_of(cell.noiseCorrelation), "large-scale noise power / variance")
-    return header
+    return [
+        ("TEMPLID", plan.templateId, "template"),
+        ("BAND", card_of(plan.band)),
+        ("TRACT", plan.cell.tract, "nested HEALPix pixel, nside 32"),
+        ("CELLX", plan.cell.cellX),
+        ("CELLY", plan.cell.cellY),
+        *([("BIN", plan.bin, "of airmass")] if plan.bin else []),
+        ("CELLSIZE", plan.grid.cell_size, "[pixel]"),
+        ("PIXSCALE", plan.grid.pixel_scale, "[arcsec]"),
+        ("MINEPOCH", plan.min_epochs, "inputs below which a pixel is NO_DATA"),
+        ("NEPOCH", plan.epoch_count, "visits"),
+        ("FIRSTMJD", first, "first mid-exposure, MJD TAI"),
+        ("LASTMJD", last, "last mid-exposure, MJD TAI"),
+        ("DEPTH", cell.depth, "[nJy] point source at 5 sigma"),
+        ("FWHM", cell.fwhm, "[arcsec]"),
+        ("NOISECOR", cell.noiseCorrelation, "large-scale noise power / variance"),
+    ]
 
 
 def cell_from_bytes(data: bytes, label: str) -> TemplateCell:
@@ -81,13 +175,14 @@ def cell_from_bytes(data: bytes, label: str) -> TemplateCell:
         hdus = plain_hdus(data)
         header, table = hdus["PRIMARY"].cards, hdus["INPUTS"].table(INPUT_DTYPE)
         return TemplateCell(
-            plan=_plan(header, table),
+            plan=_plan(header, table, hdus["VETOES"].table(VETO_DTYPE) if "VETOES" in hdus else ()),
             image=_plane(hdus, "IMAGE", label),
             mask=current_bits(_plane(hdus, "MASK", label), planes_from_header(hdus["MASK"].cards)),
             variance=_plane(hdus, "VARIANCE", label),
-            nEpochs=hdus["NEPOCHS"].image().astype(np.int16),
-            given=hdus["GIVEN"].image() if "GIVEN" in hdus else None,
-            psf=hdus["PSF"].image().astype(np.float32),
+            nEpochs=_plane(hdus, "NEPOCHS", label).astype(np.int16),
+            given=_plane(hdus, "GIVEN", label) if "GIVEN" in hdus else None,
+            psf=_plane(hdus, "PSF", label).astype(np.float32),
+            psfs=_plane(hdus, "INPUTPSF", label) if "INPUTPSF" in hdus else None,
             used=tuple(table["used"].tolist()),
             rejected=tuple(table["rejected"].tolist()),
             depth=float(header["DEPTH"]),
@@ -104,10 +199,10 @@ def _plane(hdus: Mapping[str, PlainHdu], name: str, label: str) -> Any:
     """Return a plane's pixels; raises DataError where its checksum is wrong."""
     if not hdus[name].intact():
         raise DataError(f"{label}: the checksum of its {name} plane is wrong; the file is damaged")
-    return hdus[name].image()
+    return pixels(hdus[name])
 
 
-def _plan(header: fits.Header, table: Any) -> CellPlan:
+def _plan(header: Mapping[str, Any], table: Any, vetoes: Iterable[Any]) -> CellPlan:
     inputs = tuple(
         PlannedInput(
             path=None,
@@ -121,10 +216,12 @@ def _plan(header: fits.Header, table: Any) -> CellPlan:
         for row in table
     )
     return CellPlan(
-        band=str(header["BAND"]),
+        band=unquote(str(header["BAND"])),
         cell=CellId(int(header["TRACT"]), int(header["CELLX"]), int(header["CELLY"])),
         grid=Tessellation(float(header["PIXSCALE"]), int(header["CELLSIZE"])),
         min_epochs=int(header["MINEPOCH"]),
         inputs=inputs,
         templateId=str(header["TEMPLID"]),
+        vetoes=tuple(Veto(*veto.tolist()) for veto in vetoes),
+        bin=str(header.get("BIN", "")),
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.imaging.exposure import FloatImage, MaskImage
 from workers.imaging.masks import BLOCKING, MaskPlane
+from workers.templates.epoch_loops import weighted_mean
 
 __all__ = ["EXCLUDED", "Coadd", "Stack", "combine"]
 
@@ -21,6 +23,9 @@ _SATURATED_SHARE = 0.1
 """Of the inputs that cover a pixel; above it the pixel is SATURATED though others were not, and its PSF is theirs."""
 _NOISY = 4.0
 """Background variance over its median in the cell beyond which a pixel is HIGH_VARIANCE."""
+
+_SPARSE = 3
+"""One row and column of so many is looked at for the background's variance."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,12 @@ class Stack:
     psfs: NDArray[np.float64]
     """At the cell's centre, (N, n, n), unit sum."""
 
-    @property
+    @cached_property
     def usable(self) -> _Bool:
         """Pixels that may enter the mean, (N, height, width)."""
         return np.asarray((self.mask & int(EXCLUDED)) == 0)
 
-    @property
+    @cached_property
     def covered(self) -> _Bool:
         """Pixels where an input has a value, masked or not."""
         return np.asarray((self.mask & int(MaskPlane.NO_DATA)) == 0)
@@ -63,19 +68,21 @@ def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
 
     variance = sum(w² v) / sum(w)². A pixel that fewer than `min_epochs` inputs cover is NO_DATA, 0 in image and
     variance. A covered pixel that no input can give (a saturated core) has the mean of the masked values and the OR of
-    their planes.
+    their planes. INEXACT_PSF is set where an outlier was left out: the mean has not the PSF of all inputs there.
     """
     good = stack.usable & ~outliers
     covered = stack.covered.sum(axis=0)
     image, variance = _mean(stack, good)
     mask = _kept_planes(stack, good)
-    hopeless = ~good.any(axis=0) & (covered > 0)
+    count = good.sum(axis=0)
+    hopeless = (count == 0) & (covered > 0)
     if hopeless.any():
         masked_image, masked_variance = _mean(stack, stack.covered & hopeless)
         image[hopeless], variance[hopeless] = masked_image[hopeless], masked_variance[hopeless]
         planes = np.bitwise_or.reduce(np.where(stack.covered, stack.mask, 0), axis=0)
         mask[hopeless] |= planes[hopeless]
         mask[hopeless & ((mask & int(BLOCKING)) == 0)] |= int(MaskPlane.BAD)  # left out as streak or outlier
+    mask[(stack.usable & outliers).any(axis=0)] |= int(MaskPlane.INEXACT_PSF)
     absent = covered < max(min_epochs, 1)
     image[absent], variance[absent], mask[absent] = 0.0, 0.0, int(MaskPlane.NO_DATA)
     mask |= _noisy(stack, good, absent)
@@ -84,28 +91,22 @@ def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
         image=image,
         mask=mask,
         variance=variance,
-        nEpochs=np.where(absent, 0, good.sum(axis=0)).astype(np.int16),
+        nEpochs=np.where(absent, 0, count).astype(np.int16),
         psf=(psf / psf.sum()).astype(np.float32),
     )
 
 
 def _mean(stack: Stack, chosen: _Bool) -> tuple[FloatImage, FloatImage]:
     """Return the weighted mean and its variance over `chosen` (N, height, width), 0 where nothing is."""
-    shape = stack.image.shape[1:]
-    total, value, noise = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for weight, pixels, image, variance in zip(
-        stack.weights / stack.weights.max(), chosen, stack.image, stack.variance, strict=True
-    ):
-        here = weight * pixels
-        total += here
-        value += here * image
-        noise += here * here * variance
-    total = np.where(total > 0, total, 1.0)
-    return (value / total).astype(np.float32), (noise / total**2).astype(np.float32)
+    weights = stack.weights / stack.weights.max()
+    image, variance = weighted_mean(stack.image, stack.variance, chosen, weights)
+    return image, variance
 
 
 def _kept_planes(stack: Stack, good: _Bool) -> MaskImage:
     """Return the planes that the mean takes over from its inputs."""
+    if not np.bitwise_or.reduce(stack.mask, axis=None) & int(_KEPT | MaskPlane.SATURATED):
+        return np.zeros(good.shape[1:], np.int32)
     mask = np.bitwise_or.reduce(np.where(good, stack.mask & int(_KEPT), 0), axis=0)
     full = ((stack.mask & int(MaskPlane.SATURATED)) != 0).sum(axis=0)
     share = full > _SATURATED_SHARE * np.maximum(stack.covered.sum(axis=0), 1)
@@ -117,7 +118,9 @@ def _noisy(stack: Stack, good: _Bool, absent: _Bool) -> MaskImage:
 
     With the median variance of each epoch, so that the photon noise of stars does not count.
     """
-    sky = np.array([np.median(v[g]) if g.any() else 0.0 for v, g in zip(stack.variance, good, strict=True)])
+    some = (slice(None), slice(None, None, _SPARSE), slice(None, None, _SPARSE))
+    seen = zip(stack.variance[some], good[some], strict=True)
+    sky = np.array([np.median(v[g]) if g.any() else 0.0 for v, g in seen])
     weights = stack.weights / stack.weights.max()
     weight = np.einsum("n,nij->ij", weights, good)
     noise = np.einsum("n,nij->ij", weights**2 * sky, good) / np.where(weight > 0, weight, 1.0) ** 2

@@ -14,8 +14,9 @@ from workers.imaging.psf import PsfModel
 from workers.imaging.tracts import CellId, Tessellation
 from workers.imaging.warp import Warped, node_grid, pixel_map, warp_planes, warp_stamps
 from workers.imaging.wcs import SkyWcs
+from workers.templates.airmass_cells import Telescope, cell_seen
 from workers.templates.cell import TemplateCell, content_id
-from workers.templates.store import TemplateStore
+from workers.templates.store import Manifest, TemplateStore
 
 __all__ = ["TemplateMatch", "template_for"]
 
@@ -46,20 +47,27 @@ class TemplateMatch:
     """Median over the cells of the flux of a point source at 5 sigma, nJy."""
     coverage: float
     """Fraction of the exposure's pixels with template data."""
+    inputs: tuple[tuple[float, float], ...] = ()
+    """Mid-exposure time (MJD TAI) and share of each input, by time; the shares over all cells add up to 1."""
 
 
-def template_for(exposure: Exposure, store: TemplateStore, min_coverage: float) -> TemplateMatch | None:
-    """Return the template of `exposure` from the store's current version, on the exposure's pixels.
+def template_for(
+    exposure: Exposure,
+    store: TemplateStore,
+    min_coverage: float,
+    manifest: Manifest | None = None,
+    telescope: Telescope | None = None,
+) -> TemplateMatch | None:
+    """Return the template of `exposure` from a version (default: the current one), on the exposure's pixels.
 
+    Where the version has airmass bins `telescope` tells which to take: without it the whole cells' templates serve.
     None where there is no version, or its cells cover less than `min_coverage` of the exposure (the outcome
     "no template"). Raises DataError where the exposure has no WCS, or a cell's file is damaged.
     """
-    manifest = store.manifest()
+    manifest = manifest or store.manifest()
     if manifest is None:
         return None
-    there = manifest.of_band(exposure.info.band)
-    touched = [cell for cell in manifest.grid.cells_over(exposure.need_wcs(), exposure.shape) if cell in there]
-    cells = {cell: store.read(there[cell]) for cell in sorted(touched)}
+    cells = _cells_under(exposure, store, manifest, telescope)
     if not cells:
         return None
     warped = _warped(cells, manifest.grid, exposure.need_wcs(), exposure.shape)
@@ -89,7 +97,31 @@ def template_for(exposure: Exposure, store: TemplateStore, min_coverage: float) 
         nEpochs=min(cell.plan.epoch_count for cell in cells.values()),
         depth=float(np.median([cell.depth for cell in cells.values()])),
         coverage=coverage,
+        inputs=_shares(cells),
     )
+
+
+def _cells_under(exposure: Exposure, store: TemplateStore, manifest: Manifest, telescope: Telescope | None) -> _Cells:
+    """Return the cells under an exposure: bins of its airmass where they have all that the whole cell has."""
+    band, wcs, shape = exposure.info.band, exposure.need_wcs(), exposure.shape
+    there, bins = manifest.of_band(band), manifest.bins_of_band(band)
+    touched = sorted(cell for cell in manifest.grid.cells_over(wcs, shape) if cell in there)
+    rules = telescope.rules(band) if telescope is not None and any(cell in bins for cell in touched) else None
+    if telescope is None or rules is None:
+        return {cell: store.read(there[cell]) for cell in touched}
+    vector = telescope.vector(wcs, shape, exposure.info.midpointMjdTai)
+    return {cell: cell_seen(store, manifest, there[cell], vector, rules) for cell in touched}
+
+
+def _shares(cells: _Cells) -> tuple[tuple[float, float], ...]:
+    """Return (time, share) of each input, all cells counting alike: by its weight and the pixels it contributed to."""
+    shares: dict[float, float] = {}
+    for cell in cells.values():
+        given = [item.weight * used for item, used in zip(cell.plan.inputs, cell.used, strict=True)]
+        total = len(cells) * sum(given)
+        for item, weight in zip(cell.plan.inputs, given, strict=True):
+            shares[item.midpointMjdTai] = shares.get(item.midpointMjdTai, 0.0) + weight / total
+    return tuple(sorted(shares.items()))
 
 
 def _warped(cells: _Cells, grid: Tessellation, wcs: SkyWcs, shape: tuple[int, int]) -> Warped:

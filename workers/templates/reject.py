@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from workers.templates.epoch_loops import blind, significances, smoothed
+from workers.templates.epoch_sort import order_statistics
 
 __all__ = ["find_outliers", "psf_widths", "reference_image"]
 
@@ -46,31 +48,37 @@ def find_outliers(image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArra
         return np.zeros(image.shape, bool)
     median = _Epoch(*reference_image(image, variance, usable), np.median(psfs, axis=0))
     peak = _local_peak(median, fwhm)
-    found = []
+    found = np.zeros(image.shape, bool)
     for k, here in enumerate(usable):
-        epoch = _Epoch(np.where(here, image[k], median.image), variance[k], psfs[k])
+        epoch = _Epoch(image[k] if here.all() else np.where(here, image[k], median.image), variance[k], psfs[k])
         if len(image) == 2:  # one against the other, and only the higher of the two is wrong
             other = 1 - k
             filled = np.where(usable[other], image[other], epoch.image)
-            deviation, noise, spread = _compared(epoch, _Epoch(filled, variance[other], psfs[other]))
-            deviation = np.maximum(deviation, np.float32(0.0))
+            epoch, against, spread = _matched(epoch, _Epoch(filled, variance[other], psfs[other]))
         else:
-            deviation, noise, spread = _compared(epoch, median)
-        excess = _excess(deviation, np.float32(FLOOR + spread) * peak) * here
-        found.append(_grown(_significance(excess, noise), here))
-    return np.stack(found)
+            epoch, against, spread = _matched(epoch, median)
+        allowed = np.float32(FLOOR + spread) * peak
+        significance = _significance(epoch, against, allowed, here, len(image) == 2)
+        if significance.max() > SEED_SIGMA:
+            found[k] = _grown(significance, here)
+    return found
 
 
-def _compared(epoch: _Epoch, reference: _Epoch) -> tuple[_Planes, _Planes, float]:
-    """Return epoch - reference at the width of the broader, its variance, and the PSFs' difference over the peak."""
+def _significance(epoch: _Epoch, against: _Epoch, allowed: _Planes, here: _Bool, higher: bool) -> _Planes:
+    """Return the greater of the significances, sigma, of a pixel and of the 3x3 round it; only of `higher` ones."""
+    planes = (epoch.image, against.image, epoch.variance, against.variance)
+    return np.asarray(significances(*planes, allowed, here, higher, np.float32(_CORRELATION)))
+
+
+def _matched(epoch: _Epoch, reference: _Epoch) -> tuple[_Epoch, _Epoch, float]:
+    """Return epoch and reference at the width of the broader, and the PSFs' difference over the peak."""
     width, other = psf_widths(np.stack([epoch.psf, reference.psf]))
     blur = float(np.sqrt(abs(width**2 - other**2)))
     if width < other:
         epoch = _blurred(epoch, blur)
     else:
         reference = _blurred(reference, blur)
-    spread = np.abs(epoch.psf - reference.psf).max() / reference.psf.max()
-    return epoch.image - reference.image, epoch.variance + reference.variance, float(spread)
+    return epoch, reference, float(np.abs(epoch.psf - reference.psf).max() / reference.psf.max())
 
 
 def psf_widths(psfs: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -85,22 +93,9 @@ def _blurred(epoch: _Epoch, sigma: float) -> _Epoch:
     axis = np.arange(-int(4 * sigma + 1), int(4 * sigma + 2))
     kernel = np.exp(-0.5 * np.square(axis / sigma))
     less_noise = np.float32(min(1.0, _CORRELATION * np.square(np.square(kernel / kernel.sum()).sum())))
-    blur = partial(ndimage.gaussian_filter, sigma=sigma, mode="nearest", radius=int(axis[-1]))
-    return _Epoch(blur(epoch.image), epoch.variance * less_noise, blur(epoch.psf))
-
-
-def _excess(deviation: _Planes, allowed: _Planes) -> _Planes:
-    """Return by how much the deviation exceeds what is allowed, with its sign."""
-    return np.asarray(np.sign(deviation) * np.maximum(np.abs(deviation) - allowed, np.float32(0.0)))
-
-
-def _significance(excess: _Planes, noise: _Planes) -> _Planes:
-    """Return the greater of the significances (sigma) of a pixel and of the 3x3 pixels round it."""
-    single = np.abs(excess) / np.sqrt(np.maximum(noise, np.float32(1e-30)))
-    boxed = np.abs(_box_sum(excess)) / np.sqrt(
-        np.float32(_CORRELATION) * np.maximum(_box_sum(noise), np.float32(1e-30))
-    )
-    return np.asarray(np.maximum(single, boxed))
+    taps = (kernel / kernel.sum()).astype(np.float32)
+    psf = ndimage.gaussian_filter(epoch.psf, sigma, mode="nearest", radius=int(axis[-1]))
+    return _Epoch(smoothed(epoch.image, taps), epoch.variance * less_noise, psf)
 
 
 def reference_image(image: _Planes, variance: _Planes, usable: _Bool) -> tuple[_Planes, _Planes]:
@@ -109,15 +104,12 @@ def reference_image(image: _Planes, variance: _Planes, usable: _Bool) -> tuple[_
     Where no epoch is usable it is the mean of all. The variance is that of a median of N values, (pi / 2) mean / N.
     """
     count = usable.sum(axis=0)
-    ordered = np.sort(np.where(usable, image, np.float32(np.inf)), axis=0)
-    low = np.maximum(count - 1, 0) // 2
-    high = np.where(count == 2, 0, np.minimum(count // 2, len(image) - 1))
-    pair = [np.take_along_axis(ordered, index[None], axis=0)[0] for index in (low, high)]
+    middle, lower, _ = order_statistics(image, usable)
+    middle = np.where(count == 2, lower, middle)
     none = count == 0
-    median = np.where(none, image.mean(axis=0), np.float32(0.5) * (pair[0] + pair[1]))
-    total = np.where(usable | none, variance, np.float32(0.0)).sum(axis=0, dtype=np.float64)
+    total = np.where(usable | none, variance, np.float32(0.0)).sum(axis=0)
     share = np.where(count > 1, np.pi / 2.0, 1.0) / np.maximum(count, 1) ** 2
-    return median.astype(np.float32), (share * total).astype(np.float32)
+    return middle, (share * total).astype(np.float32)
 
 
 def _local_peak(reference: _Epoch, fwhm: float) -> _Planes:
@@ -126,17 +118,6 @@ def _local_peak(reference: _Epoch, fwhm: float) -> _Planes:
     bright = np.where(reference.image > 3.0 * noise, reference.image, np.float32(0.0))
     size = 2 * int(np.ceil(0.5 * fwhm)) + 1
     return np.asarray(ndimage.maximum_filter(bright, size=size, mode="nearest"))
-
-
-def _box_sum(plane: _Planes) -> _Planes:
-    """Return the sum over 3x3 pixels."""
-    rows = plane.copy()
-    rows[1:] += plane[:-1]
-    rows[:-1] += plane[1:]
-    out = rows.copy()
-    out[:, 1:] += rows[:, :-1]
-    out[:, :-1] += rows[:, 1:]
-    return out
 
 
 def _grown(significance: _Planes, usable: _Bool) -> _Bool:
@@ -148,4 +129,4 @@ def _grown(significance: _Planes, usable: _Bool) -> _Bool:
     labels, count = ndimage.label(significance > GROW_SIGMA, structure=square)
     hit = np.zeros(count + 1, bool)
     hit[labels[seeds]] = True
-    return np.asarray(ndimage.binary_dilation(hit[labels], structure=square, iterations=_HALO) & usable)
+    return np.asarray(blind(hit[labels][None], _HALO)[0] & usable)
