@@ -105,13 +105,14 @@ def delete_all(admin: AdminClient, topic: str) -> None:
 
 
 def take(session_bus: KafkaBus, group: str, topic: str, count: int, patience: float) -> tuple[Session, list[Message]]:
+    """Return a new session and the first `count` messages; those that a rebalance brings again count once."""
     session = session_bus.session(group, [topic])
-    got: list[Message] = []
+    got: dict[tuple[int, int], Message] = {}
     deadline = time.monotonic() + patience
     while len(got) < count and time.monotonic() < deadline:
         with suppress(UnreachableError):  # positions in an open transaction
-            got += session.poll(count - len(got), 0.5)
-    return session, got
+            got |= {(message.partition, message.offset): message for message in session.poll(count - len(got), 0.5)}
+    return session, [got[place] for place in sorted(got)]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
