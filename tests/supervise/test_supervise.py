@@ -175,14 +175,14 @@ import os, sys, threading
 from workers.supervise import supervise
 child = sys.argv[1]
 supervise([[sys.executable, "-c", child, str(os.getpid()), mood] for mood in ("polite", "deaf")], threading.Event(),
-          started=lambda place, pid: print(pid, flush=True))
+          started=lambda place, pid: os.write(1, b"%d\\n" % pid))
 """
 CHILD = """
-import sys, threading, time
+import os, sys, threading, time
 from workers.supervise import stop_when_gone
 stop = threading.Event()
 stop_when_gone(int(sys.argv[1]), stop, look=0.05, grace=1.0)
-print("ready", flush=True)
+os.write(1, b"ready\\n")  # in one piece: it shares the pipe
 stop.wait(60) if sys.argv[2] == "polite" else time.sleep(60)
 """
 
