@@ -18,7 +18,7 @@ import numpy as np
 
 from tests.templates.epochs import BORDER, Epochs
 from workers.templates.flux_maps import flux_maps
-from workers.templates.reject import find_outliers
+from workers.templates.reject import find_outliers, reference_image
 from workers.templates.transients import Verdict, find_events, masked_by
 
 _INNER = slice(BORDER, -BORDER)
@@ -44,9 +44,10 @@ def rejected(epochs, seconds):
     image, variance = epochs.frames()
     usable, flat = np.ones(image.shape, bool), np.ones(epochs.count)
     started = time.process_time()
-    find_outliers(image, variance, usable, epochs.psfs, 3.3)
+    reference = reference_image(image, variance, usable)
+    find_outliers(image, variance, usable, epochs.psfs, 3.3, reference)
     after = time.process_time()
-    maps = flux_maps(image, variance, usable, epochs.psfs, flat)
+    maps = flux_maps(image, variance, usable, epochs.psfs, flat, reference.image)
     mapped = time.process_time()
     events = find_events(maps)
     masked = masked_by(events, variance, epochs.psfs, usable, 3)

@@ -37,7 +37,8 @@ def make_stack(fwhms, *, stars=12, sigma=5.0, seed=1):
 
 
 def outliers_of(stack):
-    return find_outliers(stack.image, stack.variance, stack.usable, stack.psfs, 3.0)
+    reference = reference_image(stack.image, stack.variance, stack.usable)
+    return find_outliers(stack.image, stack.variance, stack.usable, stack.psfs, 3.0, reference)
 
 
 @pytest.mark.parametrize("fwhms", [(3.0,) * 7, (2.5, 2.7, 3.0, 3.3, 3.6, 4.0, 4.5), (2.5, 4.0), (2.5, 3.0, 4.5)])

@@ -7,6 +7,7 @@ import pytest
 
 from tests.templates.epochs import BORDER, SIDE, Epochs, supernova
 from workers.templates.flux_maps import REACH, flux_maps, matched_filters
+from workers.templates.reject import reference_image
 from workers.templates.transients import Verdict, find_events, masked_by
 
 INNER = slice(BORDER, -BORDER)
@@ -16,7 +17,9 @@ def looked_at(epochs):
     """Maps, events and masked pixels of simulated epochs."""
     image, variance = epochs.frames()
     usable = np.ones(image.shape, bool)
-    maps = flux_maps(image, variance, usable, epochs.psfs, np.ones(epochs.count))
+    maps = flux_maps(
+        image, variance, usable, epochs.psfs, np.ones(epochs.count), reference_image(image, variance, usable).image
+    )
     events = find_events(maps)
     return maps, events, masked_by(events, variance, epochs.psfs, usable, 3)
 
@@ -39,19 +42,24 @@ def test_filters_give_all_epochs_one_response():
 
 def test_maps_of_an_empty_sky_have_the_noise_they_say():
     maps, events, _ = looked_at(Epochs(2))
-    pulls = (maps.flux * np.sqrt(maps.weight))[:, INNER, INNER]
+    inner = slice(BORDER // maps.step, -(BORDER // maps.step))
+    pulls = (maps.flux * np.sqrt(maps.weight))[:, inner, inner]
     assert abs(pulls.mean()) < 0.03
     assert pulls.std() == pytest.approx(1.0, abs=0.02)
     assert len(events) < 12
 
 
-def test_stars_and_galaxies_stand_still_though_seeing_and_registration_differ():
-    for shift, error in ((0.0, 0.0), (0.2, 0.01)):
-        epochs = Epochs(3, shift=shift, error=error)
+@pytest.mark.parametrize(("shift", "error", "most"), [(0.0, 0.0, 5.0), (0.2, 0.01, 12.0)])
+def test_stars_and_galaxies_stand_still_though_seeing_and_registration_differ(shift, error, most):
+    found, left_out = [], []
+    for seed in range(3, 8):
+        epochs = Epochs(seed, shift=shift, error=error)
         epochs.populate()
         _, events, masked = looked_at(epochs)
-        assert sum(event.verdict is Verdict.TRANSIENT for event in events) < 15
-        assert masked[:, INNER, INNER].mean() < 0.01
+        found.append(sum(event.verdict is Verdict.TRANSIENT for event in events))
+        left_out.append(masked[:, INNER, INNER].mean())
+    assert np.mean(found) < most
+    assert np.mean(left_out) < 0.01
 
 
 @pytest.mark.parametrize(("significance", "left"), [(10, 0.025), (30, 0.005), (200, 0.005)])
@@ -114,7 +122,7 @@ def test_enough_epochs_are_spared_everywhere():
     image, variance = epochs.frames()
     usable = np.ones(image.shape, bool)
     usable[:2, :, :144] = False
-    maps = flux_maps(image, variance, usable, epochs.psfs, np.ones(12))
+    maps = flux_maps(image, variance, usable, epochs.psfs, np.ones(12), reference_image(image, variance, usable).image)
     masked = masked_by(find_events(maps), variance, epochs.psfs, usable, 3)
     assert (usable & ~masked).sum(axis=0).min() >= 3
 
@@ -125,10 +133,10 @@ def test_what_no_epoch_sees_says_nothing():
     usable = np.ones(image.shape, bool)
     usable[:, :100], usable[3:6] = False, False
     variance[:, :100], image[:, :100] = 0.0, 0.0
-    maps = flux_maps(image, variance, usable, epochs.psfs, np.ones(12))
+    maps = flux_maps(image, variance, usable, epochs.psfs, np.ones(12), reference_image(image, variance, usable).image)
     assert np.isfinite(maps.flux).all()
     assert np.isfinite(maps.weight).all()
-    assert not maps.weight[:, :100].any()
+    assert not maps.weight[:, : 100 // maps.step].any()
     assert not maps.weight[3:6].any()
     assert all(event.y >= 98 for event in find_events(maps))
-    assert maps.flux.shape == (12, SIDE, SIDE)
+    assert maps.flux.shape == (12, SIDE // maps.step, SIDE // maps.step)

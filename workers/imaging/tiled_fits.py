@@ -49,7 +49,7 @@ _CODES = (1, zlib.Z_HUFFMAN_ONLY)
 _RUNS = (1, zlib.Z_DEFAULT_STRATEGY)
 _SAMPLE = 4096
 """Bytes from the middle of a plane that are tried."""
-_WORTH = 0.75
+_WORTH = 0.6
 """Share of the bytes above which Huffman codes are not worth the time of reading them."""
 _LOSSLESS = np.dtype([("length", ">i4"), ("offset", ">i4")])
 _SCALED = np.dtype([*((name, ">i4") for name in ("length", "offset")), ("scale", ">f8"), ("zero", ">f8")])

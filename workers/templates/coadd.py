@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from workers.imaging.exposure import FloatImage, MaskImage
 from workers.imaging.masks import BLOCKING, MaskPlane
-from workers.templates.epoch_loops import weighted_mean
+from workers.templates.epoch_loops import Sums, weighted_mean
 
 __all__ = ["EXCLUDED", "Coadd", "Stack", "combine"]
 
@@ -41,6 +41,12 @@ class Stack:
     """At the cell's centre, (N, n, n), unit sum."""
 
     @cached_property
+    def psf(self) -> FloatImage:
+        """The weighted mean of the PSFs, (n, n), unit sum."""
+        psf = np.einsum("n,nij->ij", self.weights, self.psfs)
+        return np.asarray(psf / psf.sum(), np.float32)
+
+    @cached_property
     def usable(self) -> _Bool:
         """Pixels that may enter the mean, (N, height, width)."""
         return np.asarray((self.mask & int(EXCLUDED)) == 0)
@@ -61,6 +67,10 @@ class Coadd:
     nEpochs: NDArray[np.int16]
     psf: FloatImage
     """Weighted mean of the inputs' PSFs, (n, n), unit sum."""
+    pixels: NDArray[np.int64]
+    """To how many pixels each input gave, (N,)."""
+    noise: NDArray[np.float64]
+    """Sum of the variance, nJy², of those pixels, (N,)."""
 
 
 def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
@@ -70,37 +80,29 @@ def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
     variance. A covered pixel that no input can give (a saturated core) has the mean of the masked values and the OR of
     their planes. INEXACT_PSF is set where an outlier was left out: the mean has not the PSF of all inputs there.
     """
-    good = stack.usable & ~outliers
-    covered = stack.covered.sum(axis=0)
-    image, variance = _mean(stack, good)
-    mask = _kept_planes(stack, good)
-    count = good.sum(axis=0)
-    hopeless = (count == 0) & (covered > 0)
+    covered = stack.covered.sum(axis=0, dtype=np.int16)
+    absent = covered < max(min_epochs, 1)
+    good = stack.usable & ~outliers & ~absent
+    sums = _mean(stack, good, _sky(stack, good))
+    image, variance, mask = sums.mean, sums.variance, _kept_planes(stack, good)
+    hopeless = (sums.count == 0) & ~absent
     if hopeless.any():
-        masked_image, masked_variance = _mean(stack, stack.covered & hopeless)
-        image[hopeless], variance[hopeless] = masked_image[hopeless], masked_variance[hopeless]
+        masked = _mean(stack, stack.covered & hopeless, np.zeros(len(good)))
+        image[hopeless], variance[hopeless] = masked.mean[hopeless], masked.variance[hopeless]
         planes = np.bitwise_or.reduce(np.where(stack.covered, stack.mask, 0), axis=0)
         mask[hopeless] |= planes[hopeless]
         mask[hopeless & ((mask & int(BLOCKING)) == 0)] |= int(MaskPlane.BAD)  # left out as streak or outlier
     mask[(stack.usable & outliers).any(axis=0)] |= int(MaskPlane.INEXACT_PSF)
-    absent = covered < max(min_epochs, 1)
-    image[absent], variance[absent], mask[absent] = 0.0, 0.0, int(MaskPlane.NO_DATA)
-    mask |= _noisy(stack, good, absent)
-    psf = np.einsum("n,nij->ij", stack.weights, stack.psfs)
-    return Coadd(
-        image=image,
-        mask=mask,
-        variance=variance,
-        nEpochs=np.where(absent, 0, count).astype(np.int16),
-        psf=(psf / psf.sum()).astype(np.float32),
-    )
+    mask[absent] = int(MaskPlane.NO_DATA)
+    clear = sums.count > 0
+    if clear.any():
+        mask[clear & (sums.background > _NOISY * np.median(sums.background[clear]))] |= int(MaskPlane.HIGH_VARIANCE)
+    return Coadd(image, mask, variance, sums.count, stack.psf, sums.pixels, sums.noise)
 
 
-def _mean(stack: Stack, chosen: _Bool) -> tuple[FloatImage, FloatImage]:
-    """Return the weighted mean and its variance over `chosen` (N, height, width), 0 where nothing is."""
-    weights = stack.weights / stack.weights.max()
-    image, variance = weighted_mean(stack.image, stack.variance, chosen, weights)
-    return image, variance
+def _mean(stack: Stack, chosen: _Bool, sky: NDArray[np.float64]) -> Sums:
+    """Return the weighted mean over `chosen` (N, height, width)."""
+    return weighted_mean(stack.image, stack.variance, chosen, stack.weights / stack.weights.max(), sky)
 
 
 def _kept_planes(stack: Stack, good: _Bool) -> MaskImage:
@@ -113,19 +115,11 @@ def _kept_planes(stack: Stack, good: _Bool) -> MaskImage:
     return np.asarray(mask | np.where(share, int(MaskPlane.SATURATED), 0), np.int32)
 
 
-def _noisy(stack: Stack, good: _Bool, absent: _Bool) -> MaskImage:
-    """Return HIGH_VARIANCE where the background's variance is far above its median over the cell, for want of epochs.
+def _sky(stack: Stack, good: _Bool) -> NDArray[np.float64]:
+    """Return the median variance of each epoch, so that the photon noise of stars does not count; 0 without pixels.
 
-    With the median variance of each epoch, so that the photon noise of stars does not count.
+    Where the background's variance is far above its median over the cell, for want of epochs, it is HIGH_VARIANCE.
     """
     some = (slice(None), slice(None, None, _SPARSE), slice(None, None, _SPARSE))
     seen = zip(stack.variance[some], good[some], strict=True)
-    sky = np.array([np.median(v[g]) if g.any() else 0.0 for v, g in seen])
-    weights = stack.weights / stack.weights.max()
-    weight = np.einsum("n,nij->ij", weights, good)
-    noise = np.einsum("n,nij->ij", weights**2 * sky, good) / np.where(weight > 0, weight, 1.0) ** 2
-    clear = (weight > 0) & ~absent
-    if not clear.any():
-        return np.zeros(absent.shape, np.int32)
-    far = clear & (noise > _NOISY * np.median(noise[clear]))
-    return np.where(far, np.int32(MaskPlane.HIGH_VARIANCE), np.int32(0)).astype(np.int32)
+    return np.array([np.median(v[g]) if g.any() else 0.0 for v, g in seen])

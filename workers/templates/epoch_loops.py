@@ -9,39 +9,13 @@ from numba import njit
 
 __all__ = [
     "Intervals",
+    "Sums",
     "best_intervals",
     "blind",
-    "patterns",
-    "significances",
-    "smoothed",
     "take_off",
     "weighted_mean",
     "weights",
 ]
-
-
-@njit(cache=True, nogil=True)
-def patterns(flux: Any) -> Any:  # pragma: no cover - compiled
-    """Return what small errors of an epoch add to a sky of `flux`: 1, f, f_y, f_x, f_yy, f_xx, f_xy.
-
-    float32 (7, height, width); derivatives by central differences, 0 on the two outermost rows and columns.
-    """
-    height, width = flux.shape
-    out = np.zeros((7, height, width), np.float32)
-    for y in range(height):
-        for x in range(width):
-            out[0, y, x] = np.float32(1.0)
-            out[1, y, x] = flux[y, x]
-    half, quarter = np.float32(0.5), np.float32(0.25)
-    for y in range(2, height - 2):
-        for x in range(2, width - 2):
-            f = flux[y, x]
-            out[2, y, x] = half * (flux[y + 1, x] - flux[y - 1, x])
-            out[3, y, x] = half * (flux[y, x + 1] - flux[y, x - 1])
-            out[4, y, x] = quarter * (flux[y + 2, x] + flux[y - 2, x] - f - f)
-            out[5, y, x] = quarter * (flux[y, x + 2] + flux[y, x - 2] - f - f)
-            out[6, y, x] = quarter * (flux[y + 1, x + 1] - flux[y + 1, x - 1] - flux[y - 1, x + 1] + flux[y - 1, x - 1])
-    return out
 
 
 @njit(cache=True, nogil=True, fastmath={"nsz", "contract", "reassoc"})
@@ -76,99 +50,84 @@ def weights(variance: Any, power: Any, known: Any, left: Any, scatter: Any) -> A
     return out
 
 
+def blind(unusable: Any, reach: int, step: int) -> Any:
+    """Return, of every `step`-th pixel, those with an unusable one of their epoch within `reach` in x and y.
+
+    bool (N, ceil(height / step), ceil(width / step)).
+    """
+    return _blind(unusable, unusable.any(axis=2), reach, step)
+
+
 @njit(cache=True, nogil=True)
-def blind(unusable: Any, reach: int) -> Any:  # pragma: no cover - compiled
-    """Return the pixels with an unusable one of their epoch within `reach` in x and y, bool (N, height, width)."""
+def _blind(unusable: Any, somewhere: Any, reach: int, step: int) -> Any:  # pragma: no cover - compiled
     count, height, width = unusable.shape
-    out = np.zeros(unusable.shape, np.bool_)
+    out = np.zeros((count, (height + step - 1) // step, (width + step - 1) // step), np.bool_)
+    near = np.zeros(out.shape[2], np.bool_)
     for k in range(count):
         for y in range(height):
+            if not somewhere[k, y]:
+                continue
+            near[:] = False
             for x in range(width):
                 if unusable[k, y, x]:
-                    top, left = max(y - reach, 0), max(x - reach, 0)
-                    out[k, top : y + reach + 1, left : x + reach + 1] = True
+                    near[(max(x - reach, 0) + step - 1) // step : (x + reach) // step + 1] = True
+            for row in range((max(y - reach, 0) + step - 1) // step, min((y + reach) // step + 1, out.shape[1])):
+                out[k, row] |= near
     return out
 
 
-@njit(cache=True, nogil=True, fastmath={"nsz", "contract", "reassoc"})
-def smoothed(image: Any, taps: Any) -> Any:  # pragma: no cover - compiled
-    """Return an image convolved with symmetric `taps` along both axes; beyond its edges it goes on as at them."""
-    height, width = image.shape
-    reach = len(taps) // 2
-    padded = np.zeros((height, width + 2 * reach), np.float32)
-    column = np.zeros(width, np.float32)
-    for y in range(height):
-        column[:] = taps[reach] * image[y]
-        for step in range(1, reach + 1):
-            up, down = image[max(y - step, 0)], image[min(y + step, height - 1)]
-            for x in range(width):
-                column[x] += taps[reach + step] * (up[x] + down[x])
-        padded[y, reach : reach + width] = column
-        padded[y, :reach] = column[0]
-        padded[y, reach + width :] = column[width - 1]
-    out = np.zeros((height, width), np.float32)
-    for y in range(height):
-        for step in range(2 * reach + 1):
-            tap = taps[step]
-            for x in range(width):
-                out[y, x] += tap * padded[y, x + step]
-    return out
+class Sums(NamedTuple):
+    """The mean of the epochs at each pixel, (height, width), 0 where none is in it; and what each epoch gave."""
+
+    mean: Any
+    """sum(w v) / sum(w), float32."""
+    variance: Any
+    """sum(w² var) / sum(w)², float32."""
+    background: Any
+    """The same of each epoch's `sky` variance, float32."""
+    count: Any
+    """Epochs in the mean, int16."""
+    pixels: Any
+    """Pixels to which each epoch gave, int64 (N,)."""
+    noise: Any
+    """Sum of their variances, float64 (N,)."""
+
+
+def weighted_mean(image: Any, variance: Any, chosen: Any, weights: Any, sky: Any) -> Sums:
+    """Return the mean over the `chosen` of N planes (N, height, width); `weights` and `sky` are float64 (N,)."""
+    return Sums(*_weighted_mean(image, variance, chosen, weights, sky))
 
 
 @njit(cache=True, nogil=True)
-def significances(
-    image: Any, reference: Any, variance: Any, other: Any, allowed: Any, here: Any, higher: bool, correlation: Any
-) -> Any:  # pragma: no cover - compiled
-    """Return the greater of the significances of a pixel and of the 3x3 pixels round it, float32 (height, width).
-
-    Of image - reference, by what it exceeds `allowed`, where `here`; with `higher` only what is above. `variance` and
-    `other` are those of the two, `correlation` the variance of a 3x3 sum over the sum of variances.
-    """
-    height, width = image.shape
-    excess = np.zeros((height + 2, width + 2), np.float32)
-    noise = np.zeros((height + 2, width + 2), np.float32)
-    zero = np.float32(0.0)
-    for y in range(height):
-        for x in range(width):
-            off = image[y, x] - reference[y, x]
-            above = max(abs(off) - allowed[y, x], zero)
-            keep = here[y, x] and (off > zero or not higher)
-            excess[y + 1, x + 1] = (above if off > zero else -above) if keep else zero
-            noise[y + 1, x + 1] = variance[y, x] + other[y, x]
-    out = np.zeros((height, width), np.float32)
-    least = np.float32(1e-30)
-    for y in range(height):
-        for x in range(width):
-            total, power = zero, zero
-            for v in range(3):
-                for u in range(3):
-                    total += excess[y + v, x + u]
-                    power += noise[y + v, x + u]
-            single = excess[y + 1, x + 1] ** 2 / max(noise[y + 1, x + 1], least)
-            out[y, x] = np.sqrt(max(single, total**2 / (correlation * max(power, least))))
-    return out
-
-
-@njit(cache=True, nogil=True)
-def weighted_mean(image: Any, variance: Any, chosen: Any, weights: Any) -> Any:  # pragma: no cover - compiled
-    """Return sum(w v) / sum(w) and sum(w² var) / sum(w)² over the `chosen` of N planes, float32; 0 where none is."""
+def _weighted_mean(image: Any, variance: Any, chosen: Any, weights: Any, sky: Any) -> Any:  # pragma: no cover
     count, height, width = image.shape
     mean = np.zeros((height, width), np.float32)
-    noise = np.zeros((height, width), np.float32)
-    sums = np.zeros((3, width))
+    spread = np.zeros((height, width), np.float32)
+    background = np.zeros((height, width), np.float32)
+    there = np.zeros((height, width), np.int16)
+    pixels, noise = np.zeros((count, width), np.int32), np.zeros((count, width))
+    sums = np.zeros((4, width))
     for y in range(height):
         sums[:] = 0.0
         for k in range(count):
+            one, two, three = weights[k], weights[k] ** 2, weights[k] ** 2 * sky[k]
             for x in range(width):
-                weight = weights[k] if chosen[k, y, x] else 0.0
-                sums[0, x] += weight
-                sums[1, x] += weight * image[k, y, x]
-                sums[2, x] += weight * weight * variance[k, y, x]
+                here = chosen[k, y, x]
+                var = np.float64(variance[k, y, x]) if here else 0.0
+                sums[0, x] += one if here else 0.0
+                sums[1, x] += one * image[k, y, x] if here else 0.0
+                sums[2, x] += two * var
+                sums[3, x] += three if here else 0.0
+                noise[k, x] += var
+            for x in range(width):
+                pixels[k, x] += np.int32(chosen[k, y, x])
+                there[y, x] += np.int16(chosen[k, y, x])
         for x in range(width):
-            if sums[0, x] > 0.0:
-                mean[y, x] = sums[1, x] / sums[0, x]
-                noise[y, x] = sums[2, x] / sums[0, x] ** 2
-    return mean, noise
+            part = 1.0 / sums[0, x] if sums[0, x] > 0.0 else 0.0
+            mean[y, x] = sums[1, x] * part
+            spread[y, x] = sums[2, x] * part * part
+            background[y, x] = sums[3, x] * part * part
+    return mean, spread, background, there, pixels.sum(axis=1), noise.sum(axis=1)
 
 
 class Intervals(NamedTuple):

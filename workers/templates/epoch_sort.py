@@ -45,50 +45,58 @@ def _order_statistics(planes: Any, known: Any, pairs: Any) -> Any:  # pragma: no
     middle = np.zeros((height, width), np.float32)
     lower = np.zeros((height, width), np.float32)
     spread = np.zeros((height, width), np.float32)
-    row = np.zeros((count, width), np.float32)
+    row, number = np.zeros((count, width), np.float32), np.zeros(width, np.int32)
     for y in range(height):
-        for k in range(count):
-            for x in range(width):
-                row[k, x] = planes[k, y, x] if known[k, y, x] else np.float32(np.inf)
-        for p in range(len(pairs)):
-            first, second = row[pairs[p, 0]], row[pairs[p, 1]]
-            for x in range(width):
-                low, high = min(first[x], second[x]), max(first[x], second[x])
-                first[x], second[x] = low, high
-        _read_off(row, planes[:, y], known[:, y], middle[y], lower[y], spread[y])
+        _sort(planes[:, y], known[:, y], pairs, row, number)
+        _read_off(row, number, middle[y], lower[y], spread[y])
+        for x in range(width):
+            if number[x] == 0:
+                middle[y, x] = lower[y, x] = planes[:, y, x].sum() / np.float32(count)
     return middle, lower, spread
 
 
 @njit(cache=True, nogil=True, fastmath={"nsz", "contract"})
-def _read_off(
-    row: Any, planes: Any, known: Any, middle: Any, lower: Any, spread: Any
-) -> None:  # pragma: no cover - compiled
-    """Fill a row of results from its values in order."""
-    count, width = planes.shape
+def _sort(planes: Any, known: Any, pairs: Any, row: Any, number: Any) -> None:  # pragma: no cover - compiled
+    """Fill `row` (N, width) with values in order, unknown ones last as inf, and `number` with how many are known."""
+    count, width = row.shape
+    number[:] = 0
+    for k in range(count):
+        for x in range(width):
+            row[k, x] = planes[k, x] if known[k, x] else np.float32(np.inf)
+            number[x] += np.int32(1) if known[k, x] else np.int32(0)
+    for p in range(len(pairs)):
+        first, second = row[pairs[p, 0]], row[pairs[p, 1]]
+        for x in range(width):
+            low, high = min(first[x], second[x]), max(first[x], second[x])
+            first[x], second[x] = low, high
+
+
+@njit(cache=True, nogil=True, fastmath={"nsz", "contract"})
+def _read_off(row: Any, number: Any, middle: Any, lower: Any, spread: Any) -> None:  # pragma: no cover - compiled
+    """Fill a row of results from its values in order; each value is asked whether it counts, for all x at once."""
+    count, width = row.shape
+    zero, one = np.float32(0.0), np.int32(1)
+    below, half, third = np.zeros(width, np.int32), np.zeros(width, np.int32), np.zeros(width, np.int32)
+    mean = np.zeros(width, np.float32)
     for x in range(width):
-        n = 0
-        for k in range(count):
-            n += 1 if known[k, x] else 0
-        if n == 0:
-            middle[x] = lower[x] = _mean(planes, x, count)
-            continue
-        middle[x] = np.float32(0.5) * (row[(n - 1) // 2, x] + row[n // 2, x])
-        lower[x] = _mean(row, x, (n + 1) // 2)
-        if n > 1:
-            spread[x] = _variance(row, x, max((n + 1) // 3, 2))
-
-
-@njit(cache=True, nogil=True)
-def _mean(row: Any, x: int, count: int) -> Any:  # pragma: no cover - compiled
-    total = np.float32(0.0)
+        below[x], half[x] = (number[x] - one) >> one, (number[x] + one) >> one
+        third[x] = max((number[x] + one) // np.int32(3), np.int32(2))
     for k in range(count):
-        total += row[k, x]
-    return total / np.float32(count)
-
-
-@njit(cache=True, nogil=True)
-def _variance(row: Any, x: int, count: int) -> Any:  # pragma: no cover - compiled
-    mean, total = _mean(row, x, count), np.float32(0.0)
+        here = np.int32(k)
+        for x in range(width):
+            value = row[k, x]
+            middle[x] += value if here == below[x] else zero
+            middle[x] += value if here == number[x] >> one else zero
+            lower[x] += value if here < half[x] else zero
+            mean[x] += value if here < third[x] else zero
+    for x in range(width):
+        middle[x] *= np.float32(0.5)
+        lower[x] /= np.float32(max(half[x], one))
+        mean[x] /= np.float32(third[x])
     for k in range(count):
-        total += (row[k, x] - mean) ** 2
-    return total / np.float32(count - 1)
+        here = np.int32(k)
+        for x in range(width):
+            off = row[k, x] - mean[x]
+            spread[x] += off * off if here < third[x] else zero
+    for x in range(width):
+        spread[x] = spread[x] / np.float32(third[x] - one) if number[x] > one else zero

@@ -13,7 +13,7 @@ from workers.templates.warps import METHOD as WARP_METHOD
 
 __all__ = ["made_alike", "template_id"]
 
-_METHOD = 5
+_METHOD = 6
 """Raised whenever the same inputs would give other pixels, so that no cell of the old method is kept."""
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from workers.templates.epoch_loops import blind, significances, smoothed
 from workers.templates.epoch_sort import order_statistics
+from workers.templates.outlier_loops import grown, significances, smoothed, summed
 
-__all__ = ["find_outliers", "psf_widths", "reference_image"]
+__all__ = ["Reference", "find_outliers", "psf_widths", "reference_image"]
 
 _Bool = NDArray[np.bool_]
 _Planes = NDArray[np.float32]
@@ -25,6 +26,15 @@ _HALO = 2
 """Pixels round an outlier that go with it: the reach of the interpolation kernel's main lobes."""
 
 
+class Reference(NamedTuple):
+    """The median of the epochs, (height, width)."""
+
+    image: _Planes
+    """nJy."""
+    variance: _Planes
+    """nJy²."""
+
+
 @dataclass(frozen=True)
 class _Epoch:
     """One epoch, or the reference: image and variance (height, width), PSF (n, n)."""
@@ -34,19 +44,21 @@ class _Epoch:
     psf: NDArray[np.floating]
 
 
-def find_outliers(image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArray[np.floating], fwhm: float) -> _Bool:
+def find_outliers(
+    image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArray[np.floating], fwhm: float, reference: Reference
+) -> _Bool:
     """Return the outlier pixels of N registered epochs, bool (N, height, width).
 
-    `image` (nJy), `variance` (nJy²) and `usable` are (N, height, width); `psfs` (N, n, n) of unit sum; `fwhm` pixels.
-    The reference is the median of the epochs (of two: the other). Before an epoch is compared with it, the sharper of
-    the two is blurred by a Gaussian to the width of the other. What seeing differences remain are allowed for: a
+    `image` (nJy), `variance` (nJy²) and `usable` are (N, height, width); `psfs` (N, n, n) of unit sum; `fwhm` pixels;
+    `reference` their `reference_image`, with which each is compared (of two: with the other). Before that, the sharper
+    of the two is blurred by a Gaussian to the width of the other. What seeing differences remain are allowed for: a
     deviation counts only by what it exceeds the reference's greatest value within half a FWHM, times the largest
     difference of the PSFs after blurring plus a tenth. So star cores are never clipped, and what lies on one is found
     only when it is brighter than that.
     """
     if len(image) < 2:
         return np.zeros(image.shape, bool)
-    median = _Epoch(*reference_image(image, variance, usable), np.median(psfs, axis=0))
+    median = _Epoch(*reference, np.median(psfs, axis=0))
     peak = _local_peak(median, fwhm)
     found = np.zeros(image.shape, bool)
     for k, here in enumerate(usable):
@@ -58,14 +70,14 @@ def find_outliers(image: _Planes, variance: _Planes, usable: _Bool, psfs: NDArra
         else:
             epoch, against, spread = _matched(epoch, median)
         allowed = np.float32(FLOOR + spread) * peak
-        significance = _significance(epoch, against, allowed, here, len(image) == 2)
-        if significance.max() > SEED_SIGMA:
-            found[k] = _grown(significance, here)
+        squares = _squares(epoch, against, allowed, here, len(image) == 2)
+        if squares.max() > SEED_SIGMA**2:
+            found[k] = grown(squares, here, SEED_SIGMA**2, GROW_SIGMA**2, _HALO)
     return found
 
 
-def _significance(epoch: _Epoch, against: _Epoch, allowed: _Planes, here: _Bool, higher: bool) -> _Planes:
-    """Return the greater of the significances, sigma, of a pixel and of the 3x3 round it; only of `higher` ones."""
+def _squares(epoch: _Epoch, against: _Epoch, allowed: _Planes, here: _Bool, higher: bool) -> _Planes:
+    """Return the greater of the squared significances of a pixel and of the 3x3 round it; only of `higher` ones."""
     planes = (epoch.image, against.image, epoch.variance, against.variance)
     return np.asarray(significances(*planes, allowed, here, higher, np.float32(_CORRELATION)))
 
@@ -98,18 +110,15 @@ def _blurred(epoch: _Epoch, sigma: float) -> _Epoch:
     return _Epoch(smoothed(epoch.image, taps), epoch.variance * less_noise, psf)
 
 
-def reference_image(image: _Planes, variance: _Planes, usable: _Bool) -> tuple[_Planes, _Planes]:
+def reference_image(image: _Planes, variance: _Planes, usable: _Bool) -> Reference:
     """Return the median over usable epochs (of two epochs: the lower) and its variance, (height, width) each.
 
     Where no epoch is usable it is the mean of all. The variance is that of a median of N values, (pi / 2) mean / N.
     """
-    count = usable.sum(axis=0)
     middle, lower, _ = order_statistics(image, usable)
-    middle = np.where(count == 2, lower, middle)
-    none = count == 0
-    total = np.where(usable | none, variance, np.float32(0.0)).sum(axis=0)
-    share = np.where(count > 1, np.pi / 2.0, 1.0) / np.maximum(count, 1) ** 2
-    return middle, (share * total).astype(np.float32)
+    total, count = summed(variance, usable)
+    share = np.where(count > 1, np.float32(np.pi / 2.0), np.float32(1.0)) / np.square(np.maximum(count, 1))
+    return Reference(np.where(count == 2, lower, middle), np.asarray(share * total, np.float32))
 
 
 def _local_peak(reference: _Epoch, fwhm: float) -> _Planes:
@@ -118,15 +127,3 @@ def _local_peak(reference: _Epoch, fwhm: float) -> _Planes:
     bright = np.where(reference.image > 3.0 * noise, reference.image, np.float32(0.0))
     size = 2 * int(np.ceil(0.5 * fwhm)) + 1
     return np.asarray(ndimage.maximum_filter(bright, size=size, mode="nearest"))
-
-
-def _grown(significance: _Planes, usable: _Bool) -> _Bool:
-    """Return the usable pixels above SEED_SIGMA, those above GROW_SIGMA connected to them, and their halo."""
-    seeds = (significance > SEED_SIGMA) & usable
-    if not seeds.any():
-        return seeds
-    square = np.ones((3, 3), bool)
-    labels, count = ndimage.label(significance > GROW_SIGMA, structure=square)
-    hit = np.zeros(count + 1, bool)
-    hit[labels[seeds]] = True
-    return np.asarray(blind(hit[labels][None], _HALO)[0] & usable)

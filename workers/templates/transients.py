@@ -9,15 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from workers.templates.epoch_loops import Intervals, best_intervals
+from workers.templates.epoch_loops import best_intervals
 from workers.templates.flux_maps import REACH, FluxMaps
+from workers.templates.map_patches import Patch, patch, still_patch
 
 __all__ = ["Event", "Verdict", "find_events", "masked_by"]
 
 _Bool = NDArray[np.bool_]
 _Float = NDArray[np.float64]
-LEAST = 4.7
+LEAST = 4.65
 """Significance, sigma, of the mean inside an interval of epochs over that of the others."""
+_BESIDE = 0.88
+"""Share of it that is asked for where a map does not hold the place itself, but one beside it."""
 _COST = 2.0
 """Chi² that an epoch must be worth to be counted to the interval."""
 _OUTSIDE = 3
@@ -31,16 +34,17 @@ _DIP, _DIP_SHARE = 3.0, 0.35
 """A fall that rises again inside the interval: sigma, and share of the greatest excess; a transient has none."""
 _OUTBURST = 3.0
 """Greatest excess over the flux of the star below, from which it is an outburst and not a variable star."""
-_STAR, _NUCLEUS = 0.9, 0.75
+_STAR, _NUCLEUS = 0.95, 0.8
 """Curvature of what lies below, over that of a point source, from which it is a star; and from which it is one, in
 other light, where the excess sits right on it."""
 _LOBE, _LONE, _LACK = 5.0, 0.9, 0.3
 """Flux of a star over an excess near it, from which the excess may be a lobe of the star; its curvature over that of a
 point source; and what it lacks on the other side, over the excess."""
-_STAR_SIGMA = 8.0
+_STAR_SIGMA, _SHARPNESS = 8.0, 1.0
+"""S/N from which a source is told from noise; noise over its height by which it may be less sharp."""
 _OFFSET, _RIGHT_ON = 0.6, 0.15
 """Pixels between a source and an excess that may be its own, and surely is; more where the excess is faint."""
-_SHOULDER = 2.0
+_SHOULDER = 3.0
 """How much more than its share of an event's light a place near it needs to be an event of its own."""
 _REACHES = 6
 """Pixels round a transient that are left out at least."""
@@ -77,17 +81,57 @@ def find_events(maps: FluxMaps) -> list[Event]:
     interval do not agree with each other, where it falls and rises again inside, where it lies on a star that it does
     not outshine by `_OUTBURST`, or beside one `_LOBE` times brighter; all else is a TRANSIENT.
     """
-    found = best_intervals(maps.flux, maps.weight, LEAST, _COST, _OUTSIDE)
-    width = int(np.ceil((maps.response > 0.5).sum(axis=0).max() / 2.0))
-    peaks = (found.change > 0) & (found.change >= ndimage.maximum_filter(found.change, size=2 * width + 1))
-    peaks[:REACH], peaks[-REACH:], peaks[:, :REACH], peaks[:, -REACH:] = False, False, False, False
+    between = maps.step > 1
+    found = best_intervals(maps.flux, maps.weight, LEAST * (_BESIDE if between else 1.0), _COST, _OUTSIDE)
+    reach = max(int(np.ceil((maps.response > 0.5).sum(axis=0).max() / 2.0)) // maps.step, 1)
+    peaks = (found.change > 0) & (found.change >= ndimage.maximum_filter(found.change, size=2 * reach + 1))
+    edge = REACH // maps.step
+    peaks[:edge], peaks[-edge:], peaks[:, :edge], peaks[:, -edge:] = False, False, False, False
     ys, xs = np.nonzero(peaks)
     order = np.argsort(-found.change[ys, xs], kind="stable")
     events: list[Event] = []
-    for y, x in zip(ys[order].tolist(), xs[order].tolist(), strict=True):
-        if found.change[y, x] > _light_of(events, x, y, maps.response):
-            events.append(_event(maps, found, x, y))
+    for y, x in zip((maps.step * ys[order]).tolist(), (maps.step * xs[order]).tolist(), strict=True):
+        if found.change[y // maps.step, x // maps.step] > _light_of(events, x, y, maps.response):
+            place = _place(maps, x, y, 1 if between else 0)
+            if place is not None:
+                events.append(_event(maps, place))
     return events
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An interval that stands out at a pixel of the planes, as in `Intervals`, and the epochs round that."""
+
+    x: int
+    y: int
+    change: float
+    significance: float
+    first: int
+    last: int
+    near: Patch
+    """(N, 5, 5)."""
+
+
+def _place(maps: FluxMaps, x: int, y: int, reach: int) -> _Place | None:
+    """Return the place of the greatest change up to `reach` pixels from one, None where nothing stands out."""
+    size = 2 * reach + 1
+    near = patch(maps, x, y, reach + 2)
+    inner = (slice(None), slice(2, 2 + size), slice(2, 2 + size))
+    flux, weight = (np.ascontiguousarray(plane[inner]) for plane in near)
+    found = best_intervals(flux, weight, LEAST, _COST, _OUTSIDE)
+    row, column = (int(at) for at in np.unravel_index(int(np.argmax(found.change)), (size, size)))
+    if found.change[row, column] <= 0:
+        return None
+    at, stamp = (row, column), (slice(None), slice(row, row + 5), slice(column, column + 5))
+    return _Place(
+        x=x + column - reach,
+        y=y + row - reach,
+        change=float(found.change[at]),
+        significance=float(found.significance[at]),
+        first=int(found.first[at]),
+        last=int(found.last[at]),
+        near=Patch(near.flux[stamp], near.weight[stamp]),
+    )
 
 
 def _light_of(events: list[Event], x: int, y: int, response: _Float) -> float:
@@ -101,18 +145,19 @@ def _light_of(events: list[Event], x: int, y: int, response: _Float) -> float:
     return total
 
 
-def _event(maps: FluxMaps, found: Intervals, x: int, y: int) -> Event:
-    first, last, significance = int(found.first[y, x]), int(found.last[y, x]), float(found.significance[y, x])
+def _event(maps: FluxMaps, place: _Place) -> Event:
+    x, y, first, last, significance = place.x, place.y, place.first, place.last, place.significance
     if first < 0:
-        return Event(x, y, 0, len(maps.flux) - 1, 0.0, float(found.change[y, x]), Verdict.VARIABLE)
-    flux, weight = maps.flux[:, y, x].astype(float), maps.weight[:, y, x].astype(float)
+        return Event(x, y, 0, len(maps.flux) - 1, 0.0, place.change, Verdict.VARIABLE)
+    flux, weight = (plane[:, 2, 2].astype(float) for plane in place.near)
     inside = np.zeros(len(flux), bool)
     inside[first : last + 1] = True
     quiet = np.average(flux[~inside], weights=weight[~inside])
     excess = np.where(weight > 0, flux - quiet, 0.0)
     top = float(excess[inside].max())
-    below = _Below.under(maps, x, y, inside, significance)
-    raw = float(maps.scatter[y, x]) if below.peak else 1.0  # a source of its own explains what scatters there
+    scatter = float(maps.scatter[y // maps.step, x // maps.step])
+    below = _Below.under(maps.response, place, inside, scatter)
+    raw = scatter if below.peak else 1.0  # a source of its own explains what scatters there
     unrest = _unrest(excess[~inside], weight[~inside] * raw, top)
     varies = unrest > 1.0 and significance * np.sqrt(raw) < _CLEAR * np.sqrt(unrest)
     varies = varies or _dips(excess[inside], weight[inside] * raw / unrest) or (below.star and top < _OUTBURST * quiet)
@@ -175,37 +220,36 @@ def _is_lobe(maps: FluxMaps, x: int, y: int, inside: _Bool, top: float) -> bool:
     It then lacks on its other side, in the same epochs, what it has too much of here.
     """
     reach = int((maps.response[len(maps.response) // 2] > 0.5).sum())
-    rows, columns = slice(max(y - reach, 0), y + reach + 1), slice(max(x - reach, 0), x + reach + 1)
-    near = maps.still[rows, columns]
-    row, column = (int(at) for at in np.unravel_index(int(np.argmax(near)), near.shape))
-    row, column = row + rows.start, column + columns.start
-    stamp = maps.still[row - 2 : row + 3, column - 2 : column + 3].astype(float)
-    mirror = 2 * row - y, 2 * column - x
-    if top * _LOBE > maps.still[row, column] or stamp.shape != (5, 5) or not _within(mirror, maps.still.shape):
+    still = still_patch(maps, x, y, reach + 2)
+    row, column = (int(at) for at in np.unravel_index(int(np.argmax(still[2:-2, 2:-2])), (2 * reach + 1,) * 2))
+    stamp = still[row : row + 5, column : column + 5]
+    mirror = x + 2 * (column - reach), y + 2 * (row - reach)
+    if top * _LOBE > stamp[2, 2] or not _within(mirror, maps):
         return False
     source = _vertex(stamp)
-    point = None if source is None else _point(maps, source)
+    point = None if source is None else _point(maps.response, source)
     if source is None or point is None or source[3] < _LONE * point[3]:
         return False
-    here, there = (_change(maps, *at, inside) for at in ((y, x), mirror))
+    here, there = (_change(patch(maps, *at, 0), inside) for at in ((x, y), mirror))
     return bool(there < -_LACK * here)
 
 
-def _within(place: tuple[int, int], shape: tuple[int, ...]) -> bool:
-    return 0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]
+def _within(place: tuple[int, int], maps: FluxMaps) -> bool:
+    height, width = (maps.step * side for side in maps.still.shape)
+    return bool(0 <= place[0] < width and 0 <= place[1] < height)
 
 
-def _change(maps: FluxMaps, y: int, x: int, inside: _Bool) -> float:
+def _change(there: Patch, inside: _Bool) -> float:
     """Return the mean inside the interval less that outside, nJy."""
-    flux, weight = maps.flux[:, y, x].astype(float), maps.weight[:, y, x].astype(float)
+    flux, weight = (plane[:, 0, 0].astype(float) for plane in there)
     return float(_mean(flux[inside], weight[inside]) - _mean(flux[~inside], weight[~inside]))
 
 
-def _point(maps: FluxMaps, source: tuple[float, ...]) -> tuple[float, float, float, float] | None:
+def _point(response: _Float, source: tuple[float, ...]) -> tuple[float, float, float, float] | None:
     """Return what `_vertex` gives of a point source where a source is."""
-    middle = maps.response.shape[0] // 2
+    middle = response.shape[0] // 2
     axes = [middle - 2.0 + np.arange(5) - shift for shift in (source[1], source[0])]
-    return _vertex(ndimage.map_coordinates(maps.response, np.meshgrid(*axes, indexing="ij"), order=3))
+    return _vertex(ndimage.map_coordinates(response, np.meshgrid(*axes, indexing="ij"), order=3))
 
 
 @dataclass(frozen=True)
@@ -218,20 +262,19 @@ class _Below:
     """And it is a point source."""
 
     @classmethod
-    def under(cls, maps: FluxMaps, x: int, y: int, inside: _Bool, significance: float) -> _Below:
+    def under(cls, response: _Float, place: _Place, inside: _Bool, scatter: float) -> _Below:
         """Compare the mean of the epochs outside the interval with that of those inside, and with a point source."""
-        here = (slice(None), slice(y - 2, y + 3), slice(x - 2, x + 3))
-        flux, weight = maps.flux[here].astype(float), maps.weight[here].astype(float)
+        flux, weight = (plane.astype(float) for plane in place.near)
         below = _mean(flux[~inside], weight[~inside])
         source, own = _vertex(below), _vertex(_mean(flux[inside], weight[inside]) - below)
-        noise = 1.0 / np.sqrt(max(weight[~inside][:, 2, 2].sum() * maps.scatter[y, x], 1e-300))
+        noise = 1.0 / np.sqrt(max(weight[~inside][:, 2, 2].sum() * scatter, 1e-300))
         if source is None or own is None or source[2] < _STAR_SIGMA * noise:
             return cls(False, False)
-        point = _point(maps, source)
+        point = _point(response, source)
         if point is None:
             return cls(False, False)
-        offset, error = np.hypot(source[0] - own[0], source[1] - own[1]), 1.0 / (significance * np.sqrt(point[3]))
-        sharp = source[3] / point[3] + 3.0 * noise / source[2]
+        offset, error = np.hypot(source[0] - own[0], source[1] - own[1]), 1.0 / (place.significance * np.sqrt(point[3]))
+        sharp = source[3] / point[3] + _SHARPNESS * noise / source[2]
         peak = bool(offset < np.hypot(_OFFSET, 3.0 * error))
         right_on = offset < np.hypot(_RIGHT_ON, error)
         return cls(peak, bool(peak and sharp > (_NUCLEUS if right_on else _STAR)))
