@@ -27,7 +27,7 @@ def expected(finished_night: Path) -> dict[int, dict]:
 
 @pytest.mark.parametrize(
     "words",
-    ["status", "alerts tail --limit 1", "dead list", "templates show", "templates plan", "check"],
+    ["status", "alerts tail --limit 1", "dead list", "templates show", "templates versions", "templates plan", "check"],
 )
 def test_json_parses(words: str, finished_night: Path) -> None:
     done = skydelta(*words.split(), "-s", finished_night, "--json")
@@ -49,6 +49,19 @@ def test_templates_show_what_made_a_pixel(finished_night: Path) -> None:
     assert wanted["templateId"] in skydelta("templates", "show", "-s", finished_night, "--", ra, dec).out
     assert skydelta("templates", "show", "-s", finished_night, "--", ra, -89.0).code != 0
     assert skydelta("templates", "show", "-s", finished_night, "--", 400.0, dec).code != 0
+
+
+def test_template_versions_are_listed_and_the_current_one_is_not_removed(finished_night: Path) -> None:
+    (version,) = skydelta("templates", "versions", "-s", finished_night, "--json").json["versions"]
+    assert version["current"]
+    assert version["cells"] > 0
+    assert version["bytes"] > 10_000 * version["cells"]
+    refused = skydelta("templates", "prune", version["version"], "-s", finished_night)
+    assert refused.code != 0
+    assert "is the current one" in refused.err
+    assert skydelta("templates", "prune", "-s", finished_night).code != 0
+    nothing = skydelta("templates", "prune", "--before", "2026-02-28", "--dry-run", "-s", finished_night, "--json")
+    assert nothing.json == {"versions": [], "bytes": 0, "warps": 0, "removed": False}
 
 
 def test_a_window_that_moves_is_that_of_the_day(finished_night: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from workers.templates.curves import corrected_curves, span_of
 PLACE = (31.3, 32.4)
 SKY = tuple(float(one) for one in GRID.cell_wcs(CELL).pixel_to_sky(*PLACE))
 MJDS = 60000.0 + 30.0 * np.arange(12)
+GONE = 60310.0
+"""When a template version served that was removed."""
 
 
 def the_light(mjd):
@@ -32,10 +34,17 @@ class Store:
     def __init__(self, made):
         self.made = made
         record = SimpleNamespace()
-        self.manifest = SimpleNamespace(grid=GRID, record=lambda band, cell: record if band == "r" else None)
+        self.shared = SimpleNamespace(grid=GRID, record=lambda band, cell: record if band == "r" else None)
 
-    def manifest_for(self, mjd):
-        return self.manifest
+    def serving(self, mjd):
+        return "0002-gone" if mjd == GONE else "0001-a"
+
+    def holds(self, version):
+        return version == "0001-a"
+
+    def manifest(self, version):
+        assert version == "0001-a"
+        return self.shared
 
     def read(self, record):
         return self.made.cell
@@ -55,8 +64,8 @@ def sources_of(made, rng, mjds, visits):
 def test_fluxes_are_corrected_with_warps_and_without():
     rng = np.random.default_rng(2)
     made = make(4, the_light(MJDS))
-    mjds = np.array([60290.0, 60305.0, 60331.0, 60345.0, 60370.0, 60700.0, 60720.0, 60740.0])
-    rows = sources_of(made, rng, mjds, np.array([900, 901, 902, 903, 904, 905, 906, 907]))
+    mjds = np.array([60290.0, 60305.0, 60331.0, 60345.0, 60370.0, 60700.0, 60720.0, 60740.0, GONE])
+    rows = sources_of(made, rng, mjds, np.array([900, 901, 902, 903, 904, 905, 906, 907, 908]))
     assert span_of(rows[:5]) == (60200.0, 60670.0)
     span = (60275.0, 60430.0)
     for warps, exact in ((made.warps, True), (lambda item, cell: None, False)):

@@ -16,6 +16,7 @@ from tests.templates.synthetic import CONFIG, DEC, RA, SIDE, SIGMA, nights
 from workers.imaging.fits import read_exposure, write_exposure
 from workers.imaging.masks import BLOCKING, MaskPlane
 from workers.imaging.wcs import SkyWcs
+from workers.templates import job as job_module
 from workers.templates.calexps import CalexpEntry, index_calexps
 from workers.templates.cell_file import cell_to_bytes
 from workers.templates.pipeline import JobProgress, build, build_cell, plan, run_job
@@ -297,6 +298,24 @@ def test_warps_that_are_not_to_be_kept_are_gone_after_the_job(archive, tmp_path)
     job = run_job(archive, store, CONFIG.model_copy(update={"keep_warps_days": 0.0}))
     assert job.pruned == len({cell.tract for cell in job.manifest.cells}) * 7
     assert not list(store.warps.rglob("*.fits"))
+
+
+def test_cells_without_data_are_not_tried_again(archive, tmp_path, monkeypatch):
+    store, whole, tried = TemplateStore(tmp_path), job_module.cell_of_warps, []
+
+    def some(item, warps):
+        tried.append(item.templateId)
+        return None if len(tried) % 3 == 1 else whole(item, warps)
+
+    monkeypatch.setattr(job_module, "cell_of_warps", some)
+    first = run_job(archive, store, CONFIG)
+    assert (first.built, first.empty) == (len(first.manifest.cells), len(tried) - len(first.manifest.cells))
+    assert first.manifest.empty == tuple(sorted(tried[::3]))
+    later = CONFIG.model_copy(update={"end": CONFIG.end + 1.0})
+    second = run_job(archive, store, later)
+    assert (second.built, second.kept, second.empty) == (0, first.built, first.empty)
+    assert len(tried) == first.built + first.empty
+    assert TemplateStore(tmp_path).manifest().empty == first.manifest.empty
 
 
 def test_the_day_of_the_job_is_that_of_a_window_that_moves(archive, tmp_path):

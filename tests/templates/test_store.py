@@ -13,6 +13,7 @@ from astropy.io import fits
 from schemas.errors import DataError
 from tests.templates.synthetic import CONFIG
 from workers.templates.cell_file import cell_from_bytes, cell_to_bytes, inputs_table
+from workers.templates.prune import prune
 from workers.templates.store import Manifest, TemplateStore, named_inputs
 
 
@@ -100,7 +101,7 @@ def test_inputs_of_all_versions_are_named(copy):
     assert named_inputs(copy.root) == inputs
     copy.publish(replace(manifest, version="0002-x"), ["f" * 64])
     assert named_inputs(copy.root) == inputs | {"f" * 64}
-    copy.remove(manifest.version)
+    prune(copy, [manifest.version], 400.0)
     assert named_inputs(copy.root) == {"f" * 64}
 
 
@@ -138,11 +139,3 @@ def test_a_missing_version_is_named(copy):
     (copy.root / "versions" / copy.current() / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match="damaged"):
         TemplateStore(copy.root).manifest()
-
-
-def test_the_current_version_is_not_removed(copy):
-    with pytest.raises(DataError, match="current"):
-        copy.remove(copy.current())
-    (copy.root / "versions" / "0000-old").mkdir()
-    copy.remove("0000-old")
-    assert [path.name for path in copy.root.glob("versions/*")] == [copy.current()]

@@ -58,7 +58,7 @@ class TemplateLight:
     def __call__(self, item: SourcesItem, alerts: AlertRows) -> Any:
         """Return the sources of the alerts with the columns of their own light; as they are where no version is."""
         used = item.template
-        if used is None or used.version is None or used.version not in self._store.versions():
+        if used is None or used.version is None or not self._store.holds(used.version):
             return alerts.sources
         manifest = self._store.manifest(used.version)
         if manifest is None:

@@ -16,6 +16,7 @@ import click
 from schemas.errors import ConfigurationError, DataError
 from workers.cli.options import json_option, print_json, print_table, survey_option
 from workers.cli.templates_correct import correct_curves
+from workers.cli.templates_versions import list_versions, prune_templates
 from workers.clock import MJD_ORDINAL, mjd_tai_now
 from workers.connect import open_database
 from workers.imaging.fits import write_atomically
@@ -72,7 +73,8 @@ def _known(survey: Survey) -> Known | None:
     )
 
 
-command.add_command(correct_curves)
+for _one in (correct_curves, list_versions, prune_templates):
+    command.add_command(_one)
 
 
 @command.command("plan")

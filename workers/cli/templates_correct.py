@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from schemas.errors import ConfigurationError, DataError
 from workers.cli.options import json_option, print_json, print_table, survey_option
 from workers.connect import open_database
 from workers.database import Database
+from workers.imaging.tracts import Tessellation
 from workers.survey.config import Survey
 from workers.templates.airmass_cells import telescope_of
 from workers.templates.curves import BandCurve, corrected_curves, span_of
@@ -56,8 +58,12 @@ def correct_curves(
     span = (first if begin is None else begin, last if end is None else end)
     store = TemplateStore(survey.templates)
 
+    @cache
+    def warps_on(grid: Tessellation) -> Warps:
+        return WarpStore(store.warps, grid).block
+
     def warps_of(manifest: Manifest) -> Warps:
-        return WarpStore(store.warps, manifest.grid).block
+        return warps_on(manifest.grid)
 
     curves = corrected_curves(
         sources, place, span, store, warps_of, telescope_of(survey.camera, survey.config.templates)

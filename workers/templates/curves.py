@@ -90,7 +90,8 @@ def _cell_behind(
     telescope: Telescope | None,
 ) -> _Behind | None:
     store, warps_of = templates
-    manifest = store.manifest_for(mjd)
+    name = store.serving(mjd)
+    manifest = store.manifest(name) if name is not None and store.holds(name) else None  # it may have been removed
     if manifest is None:
         return None
     record = manifest.record(band, manifest.grid.cell_at(*place))

@@ -72,14 +72,15 @@ def run_plans(
         return TemplateJob(now, kept=len(now.cells) + len(now.bins))
     version = store.begin(digest)
     kept = {item.templateId: record for item in plans if (record := store.kept(version, item)) is not None}
-    waiting = [item for item in plans if item.templateId not in kept]
+    empty = {item.templateId for item in plans} & set(() if now is None else now.empty)
+    waiting = [item for item in plans if item.templateId not in kept and item.templateId not in empty]
     progress = progress or JobProgress()
     warps = WarpStore(store.warps, Tessellation(config.pixel_scale, config.cell_size))
     with _Workers(workers, version) as pool:
         lacking = _lacking(waiting, warps)
         for done, _ in enumerate(pool.map(_make_warps, [(warps, *one) for one in lacking]), 1):
             progress.warps(done, len(lacking))
-        fresh, done = list[CellRecord](), len(kept)
+        fresh, done = list[CellRecord](), len(kept) + len(empty)
         size = 1 if workers == 1 else max(1, min(_CHUNK, -(-len(waiting) // workers)))
         chunks = [waiting[start : start + size] for start in range(0, len(waiting), size)]
         tasks = [(store.root, version, warps, chunk) for chunk in chunks]
@@ -87,16 +88,18 @@ def run_plans(
             fresh += records
             done += len(chunk)
             progress.cells(done, len(plans))
-    manifest = _manifest(version, digest, config, [*kept.values(), *fresh])
+    empty |= {item.templateId for item in waiting} - {record.templateId for record in fresh}
+    manifest = _manifest(version, digest, config, [*kept.values(), *fresh], empty)
     named = {item.calexp for one in plans for item in one.inputs}
     store.publish(manifest, named)
     warps.used({(item.calexp, one.cell.tract) for one in plans for item in one.inputs})
     gone = warps.prune(named_inputs(store.root), config.keep_warps_days)
-    empty = len(waiting) - len(fresh)
-    return TemplateJob(manifest, len(lacking), len(fresh), len(kept), empty, len(gone))
+    return TemplateJob(manifest, len(lacking), len(fresh), len(kept), len(empty), len(gone))
 
 
-def _manifest(version: str, digest: str, config: TemplatesConfig, records: Iterable[CellRecord]) -> Manifest:
+def _manifest(
+    version: str, digest: str, config: TemplatesConfig, records: Iterable[CellRecord], empty: Iterable[str]
+) -> Manifest:
     ordered = sorted(records, key=lambda record: (record.band, record.cell, record.bin))
     return Manifest(
         version=version,
@@ -107,6 +110,7 @@ def _manifest(version: str, digest: str, config: TemplatesConfig, records: Itera
         cells=tuple(record for record in ordered if not record.bin),
         day=config.day,
         bins=tuple(record for record in ordered if record.bin),
+        empty=tuple(sorted(empty)),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from workers.imaging.masks import MaskPlane
 from workers.templates.cell import TemplateCell
-from workers.templates.store import Manifest, TemplateStore
+from workers.templates.store import Manifest, TemplateStore, cells_at
 
 __all__ = ["PixelInput", "PixelOrigin", "pixel_origins"]
 
@@ -54,7 +54,7 @@ def pixel_origins(store: TemplateStore, manifest: Manifest, ra: float, dec: floa
     """
     cell = manifest.grid.cell_at(ra, dec)
     x, y = manifest.grid.cell_wcs(cell).sky_to_pixel(ra, dec)
-    found = store.cells_at(manifest.version, cell)
+    found = cells_at(store.root, manifest.version, cell)
     return [_origin(one, int(np.round(x)), int(np.round(y))) for one in found]
 
 

@@ -10,7 +10,8 @@
     templates/warps/                                              kept warps (`workers.templates.warps`)
 
 A version without a manifest is one that is being built, or was interrupted; nothing reads it. Published versions never
-change, and are kept until somebody removes them.
+change, and are kept until somebody removes them (`workers.templates.prune`): of those removed.json is left, so that a
+replay of their nights is refused and not compared with something else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -34,8 +34,10 @@ from workers.imaging.tracts import CellId, Tessellation
 from workers.templates.cell import CellPlan, CellRecord, TemplateCell, content_id
 from workers.templates.cell_file import cell_from_bytes, cell_to_bytes
 
-__all__ = ["Manifest", "TemplateStore", "named_inputs", "record_of"]
+__all__ = ["REMOVED", "Manifest", "TemplateStore", "cells_at", "named_inputs", "record_of"]
 
+REMOVED = "removed.json"
+"""What is left of a version that was removed: its day."""
 _CACHED_CELLS = 256
 _CACHED_MANIFESTS = 4
 
@@ -57,6 +59,8 @@ class Manifest:
     """MJD of the day of the job, from which on the version serves; None for a window that stands still."""
     bins: tuple[CellRecord, ...] = ()
     """Templates in airmass bins, beside those of the whole cells: by band, tract, column, row and bin."""
+    empty: tuple[str, ...] = ()
+    """`CellPlan.templateId` of cells in which no pixel has enough epochs: the next job need not try them again."""
 
     @cached_property
     def _by_band(self) -> dict[str, dict[CellId, CellRecord]]:
@@ -99,7 +103,7 @@ class Manifest:
             tree = json.loads(data)
             grid = Tessellation(**tree.pop("grid"))
             cells, bins = (tuple(map(_record, tree.pop(name, ()))) for name in ("cells", "bins"))
-            return cls(grid=grid, cells=cells, bins=bins, **tree)
+            return cls(grid=grid, cells=cells, bins=bins, empty=tuple(tree.pop("empty", ())), **tree)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{label} is damaged ({error}); run `skydelta templates build`") from error
 
@@ -154,6 +158,22 @@ def _place(version: str, band: str, cell: CellId, airmass_bin: str = "") -> str:
     return f"{folder}/{cell.cellX}_{cell.cellY}{'-' if airmass_bin else ''}{airmass_bin}.fits"
 
 
+def _removed(root: Path) -> dict[str, float | None]:
+    """Return the days of the versions that were removed."""
+    paths = root.glob(f"versions/*/{REMOVED}")
+    return {path.parent.name: json.loads(path.read_bytes())["day"] for path in paths}
+
+
+def cells_at(root: Path, version: str, cell: CellId) -> list[TemplateCell]:
+    """Return the whole cells of all bands at one place, by band; their files alone are read, not the manifest.
+
+    `root` is the template folder. Raises DataError where one is damaged.
+    """
+    folders = [path.name for path in (root / "versions" / version).iterdir() if path.is_dir()]
+    paths = [root / _place(version, band, cell) for band in sorted(map(unquote, folders))]
+    return [cell_from_bytes(path.read_bytes(), str(path)) for path in paths if path.exists()]
+
+
 class TemplateStore:
     """Template versions below one folder. Cells read are kept in memory, the last 256."""
 
@@ -175,6 +195,10 @@ class TemplateStore:
         """Return the published versions, oldest first."""
         return sorted(path.parent.name for path in self.root.glob("versions/*/manifest.json"))
 
+    def holds(self, version: str) -> bool:
+        """Tell whether a version is published and not removed."""
+        return (self.root / "versions" / version / "manifest.json").exists()
+
     def manifest(self, version: str | None = None) -> Manifest | None:
         """Return the manifest of `version` (default: the current one), None where there is none at all.
 
@@ -189,9 +213,12 @@ class TemplateStore:
             try:
                 kept = Manifest.from_json(path.read_bytes(), str(path))
             except OSError as error:
-                raise DataError(
-                    f"template version {name} has no readable {path}; there are {self.versions()}"
-                ) from error
+                why = (
+                    "was removed (skydelta templates prune)"
+                    if name in _removed(self.root)
+                    else f"has no readable {path}"
+                )
+                raise DataError(f"template version {name} {why}; there are {self.versions()}") from error
         self._manifests[name] = kept
         if len(self._manifests) > _CACHED_MANIFESTS:
             self._manifests.popitem(last=False)
@@ -200,27 +227,27 @@ class TemplateStore:
     def manifest_for(self, mjd: float) -> Manifest | None:
         """Return the manifest of the version that serves a night of the day of `mjd`, None where there is none at all.
 
+        Raises DataError where it was removed.
+        """
+        name = self.serving(mjd)
+        return None if name is None else self.manifest(name)
+
+    def serving(self, mjd: float) -> str | None:
+        """Return the version that serves a night of the day of `mjd`, removed or not; None where there is none at all.
+
         The current one where it stands still or its job was on that day or before. A replay of an older night takes
         what was current then: of the versions whose job was no later, the last. Where all are younger, the current one.
         """
         now, day = self.manifest(), math.floor(mjd)
         if now is None or now.day is None or now.day <= day:
-            return now
+            return None if now is None else now.version
         for name in self.versions():
             if name not in self._days:
                 found = self.manifest(name)
                 self._days[name] = None if found is None else found.day
-        past = [(then, name) for name, then in self._days.items() if then is not None and then <= day]
-        return self.manifest(max(past)[1]) if past else now
-
-    def cells_at(self, version: str, cell: CellId) -> list[TemplateCell]:
-        """Return the whole cells of all bands at one place, by band; their files alone are read, not the manifest.
-
-        Raises DataError where one is damaged.
-        """
-        folders = [path.name for path in (self.root / "versions" / version).iterdir() if path.is_dir()]
-        paths = [self.root / _place(version, band, cell) for band in sorted(map(unquote, folders))]
-        return [cell_from_bytes(path.read_bytes(), str(path)) for path in paths if path.exists()]
+        days = self._days | _removed(self.root)
+        past = [(then, name) for name, then in days.items() if then is not None and then <= day]
+        return max(past)[1] if past else now.version
 
     def read(self, record: CellRecord) -> TemplateCell:
         """Return a cell; raises DataError where its file is missing or damaged."""
@@ -248,7 +275,7 @@ class TemplateStore:
     def begin(self, digest: str) -> str:
         """Return the name of the version to build: an interrupted one of this digest, or the next number."""
         names = sorted(path.name for path in self.root.glob("versions/*"))
-        published = set(self.versions())
+        published = {*self.versions(), *_removed(self.root)}
         for name in names:
             if name.endswith(f"-{digest[:8]}") and name not in published:
                 return name
@@ -286,9 +313,3 @@ class TemplateStore:
         write_atomically(folder / "inputs.txt", "".join(f"{one}\n" for one in sorted(set(inputs))).encode("ascii"))
         write_atomically(folder / "manifest.json", manifest.to_json())
         write_atomically(self.root / "current", f"{manifest.version}\n".encode("ascii"))
-
-    def remove(self, version: str) -> None:
-        """Remove a version that is not the current one; raises DataError for the current one."""
-        if version == self.current():
-            raise DataError(f"template version {version} is the current one; build another before removing it")
-        shutil.rmtree(self.root / "versions" / version)

@@ -1,0 +1,84 @@
+"""`skydelta templates versions` and `prune`: what there is, and the removal of what no night needs any more."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import click
+
+from schemas.errors import ConfigurationError
+from workers.cli.options import json_option, print_json, print_table, survey_option
+from workers.clock import MJD_ORDINAL
+from workers.survey.config import Survey
+from workers.templates.prune import outdated, prune, removable, size_of
+from workers.templates.store import TemplateStore
+
+__all__ = ["list_versions", "prune_templates"]
+
+
+@click.command("versions")
+@survey_option
+@json_option
+def list_versions(survey: Survey, as_json: bool) -> None:
+    """List the versions: day of the job, window, cells, and the megabytes that no other version shares."""
+    store = TemplateStore(survey.templates)
+    rows = []
+    for name in store.versions():
+        one = store.manifest(name)
+        if one is not None:
+            size = size_of(store, [name])
+            rows.append(
+                (name, one.day, one.begin, one.end, len(one.cells) + len(one.bins), size, name == store.current())
+            )
+    if as_json:
+        keys = ("version", "day", "begin", "end", "cells", "bytes", "current")
+        print_json({"versions": [dict(zip(keys, row, strict=True)) for row in rows]})
+        return
+    shown = [
+        (
+            name,
+            "-" if day is None else f"{day:.0f}",
+            f"{begin:.1f}",
+            f"{end:.1f}",
+            cells,
+            f"{size / 1e6:.1f}",
+            "*" * now,
+        )
+        for name, day, begin, end, cells, size, now in rows
+    ]
+    print_table(("version", "day MJD", "begin", "end", "cells", "MB", "current"), shown)
+
+
+@click.command("prune")
+@click.argument("versions", nargs=-1)
+@click.option(
+    "--before",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="All versions that no night from this day on is compared with, and what jobs left unfinished.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@survey_option
+@json_option
+def prune_templates(
+    survey: Survey, versions: tuple[str, ...], before: datetime | None, dry_run: bool, as_json: bool
+) -> None:
+    """Remove old VERSIONS, and the kept warps that are then of no use; never the current one.
+
+    Nights that were compared with them can't be replayed any more, and their points of a light curve not corrected:
+    both are said, nothing else is taken in their place.
+    """
+    if bool(versions) == (before is not None):
+        raise ConfigurationError("name versions (`skydelta templates versions` lists them), or a day with --before")
+    store = TemplateStore(survey.templates)
+    chosen = removable(store, versions)
+    if before is not None:
+        chosen = outdated(store, float(before.toordinal() - MJD_ORDINAL))
+    size = size_of(store, chosen)
+    warps = 0 if dry_run else prune(store, chosen, survey.config.templates.keep_warps_days)
+    if as_json:
+        print_json({"versions": list(chosen), "bytes": size, "warps": warps, "removed": not dry_run})
+        return
+    for name in chosen:
+        click.echo(name)
+    what = "would be removed" if dry_run else f"removed, and {warps} files of warps"
+    click.echo(f"{len(chosen)} versions of {size / 1e6:.1f} MB of their own {what}", err=True)
