@@ -91,10 +91,12 @@ def find_events(maps: FluxMaps) -> list[Event]:
     order = np.argsort(-found.change[ys, xs], kind="stable")
     events: list[Event] = []
     for y, x in zip((maps.step * ys[order]).tolist(), (maps.step * xs[order]).tolist(), strict=True):
-        if found.change[y // maps.step, x // maps.step] > _light_of(events, x, y, maps.response):
-            place = _place(maps, x, y, 1 if between else 0)
-            if place is not None:
-                events.append(_event(maps, place))
+        if found.change[y // maps.step, x // maps.step] <= _light_of(events, x, y, maps.response):
+            continue
+        place = _place(maps, x, y, 1 if between else 0)
+        event = None if place is None else _event(maps, place)
+        if event is not None and event.flux > _light_of(events, event.x, event.y, maps.response):
+            events.append(event)
     return events
 
 
@@ -139,9 +141,10 @@ def _light_of(events: list[Event], x: int, y: int, response: _Float) -> float:
     middle = response.shape[0] // 2
     total = 0.0
     for event in events:
-        far = round(float(np.hypot(event.x - x, event.y - y)))
-        if far <= middle:
-            total += _SHOULDER * event.flux * response[middle, middle + far]
+        far = float(np.hypot(event.x - x, event.y - y))
+        total += (
+            _SHOULDER * event.flux * float(np.interp(far, np.arange(middle + 1), response[middle, middle:], right=0))
+        )
     return total
 
 
