@@ -24,7 +24,16 @@ from workers.drill.settings import Commands
 HERE = Place()
 
 
-@pytest.mark.parametrize("fault", ["kill", "zombie"])
+@pytest.mark.parametrize(
+    ("fault", "place"),
+    [
+        ("kill", "embedded-sqlite"),
+        ("kill", "kafka-postgresql"),
+        ("zombie", "embedded-sqlite"),
+        pytest.param("zombie", "kafka-postgresql", marks=pytest.mark.slow),  # test_zombie.py has one on Kafka
+    ],
+    indirect=["place"],
+)
 def test_a_fault_changes_nothing(fault: str, stage: Stage, place: Place) -> None:
     _survives(fault, stage, place)
 
