@@ -66,6 +66,7 @@ class Flow:
         self._letters = DeadLetters(self.dead, BlobStore(folder / "blobs"), lambda: 61000.0, "test")
         self._producing, self._working = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
+        self._producer: threading.Thread | None = None
         self.bus = open_bus()
         self.bus.ensure({self.source: PARTITIONS, self.target: PARTITIONS, self.dead: 1})
 
@@ -79,22 +80,25 @@ class Flow:
 
     def produce(self, pause: float = 0.1) -> None:
         """Publish ten numbers again and again from now on; what fails is published again."""
-        self._start(self._produce, pause)
+        self._producer = self._start(self._produce, pause)
 
     def work(self, workers: int, batch: int = 8) -> None:
         """Start workers."""
         for _ in range(workers):
             self._start(self._work, batch)
 
-    def stop_producing(self) -> None:
+    def stop_producing(self, patience: float | None = None) -> None:
+        """Stop the producer, once what it publishes now is there."""
         self._producing.set()
-        self._threads[0].join()
+        if self._producer is not None:
+            self._producer.join(patience)
+            assert not self._producer.is_alive(), f"a publication takes longer than {patience} s"
 
     def finish(self, patience: float) -> None:
         """Stop the producer; let the workers do the rest, and stop them."""
-        self._producing.set()
         deadline = time.monotonic() + patience
         try:
+            self.stop_producing(patience)  # before it, no lag is the last one
             while sum(self.bus.lag(self.group, [self.source]).values()):
                 if self.errors:
                     raise self.errors[0]
@@ -112,12 +116,21 @@ class Flow:
         for thread in self._threads:
             thread.join(90.0)
 
-    def check(self) -> int:
-        """Require each number once in the target, in order within its key; return how many there are."""
-        came = [int(message.value) for message in self.bus.read(self.source)]
-        gone = [int(message.value) for message in self.bus.read(self.target)]
+    def check(self, patience: float = 20.0) -> int:
+        """Require each number once in the target, in order within its key; return how many there are.
+
+        What was committed last may be seen later than a read waits for it, on a busy machine: it has `patience` (s).
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            came = [int(message.value) for message in self.bus.read(self.source)]
+            gone = [int(message.value) for message in self.bus.read(self.target)]
+            lost = {"published": set(range(self.sent)) ^ set(came), "worked on": set(came) ^ set(gone)}
+            if not any(lost.values()) or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        assert not any(lost.values()), lost
         doubled = [number for number, times in Counter(gone).items() if times != Counter(came)[number]]
-        assert set(gone) == set(came) == set(range(self.sent)), "lost"
         assert not doubled, f"not as often as they came: {doubled[:10]}"
         assert self.repeated or len(came) == self.sent
         assert list(self.bus.read(self.dead)) == []
@@ -126,7 +139,7 @@ class Flow:
             assert self.repeated or mine == sorted(mine)
         return len(gone)
 
-    def _start(self, function: Callable[..., None], *arguments: object) -> None:
+    def _start(self, function: Callable[..., None], *arguments: object) -> threading.Thread:
         def guarded() -> None:
             try:
                 function(*arguments)
@@ -136,6 +149,7 @@ class Flow:
         thread = threading.Thread(target=guarded, daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _produce(self, pause: float) -> None:
         while not self._producing.wait(pause):
