@@ -72,6 +72,7 @@ def test_fluxes_are_corrected_with_warps_and_without():
         (got,) = corrected_curves(rows, SKY, span, Store(made), lambda manifest, warps=warps: warps)
         assert got.band == "r"
         assert got.exact == (exact,) * 5
+        assert got.absent == 1
         assert got.templateId == (made.cell.plan.templateId,) * 5
         assert np.all(rows["psfFlux"][:5] < 3700.0)
         off = got.curve.flux - 4000.0

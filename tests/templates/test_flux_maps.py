@@ -61,6 +61,13 @@ def test_patches_hold_the_pixels_of_the_maps_and_what_is_between():
     assert (pulls * np.sqrt(weights)).std() == pytest.approx(1.0, abs=0.12)  # 360 values
 
 
+def test_what_lies_beside_a_blind_pixel_of_a_map_says_nothing():
+    coarse = made(Epochs(7))
+    coarse.weight[3, 50, 60] = 0.0  # pixel (120, 100) of the planes
+    known = patch(coarse, 120, 100, 2).weight[3] > 0
+    assert known.tolist() == [[not (1 <= j <= 3 and 1 <= i <= 3) for i in range(5)] for j in range(5)]
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_patterns_are_central_differences_over_a_pixel_of_the_planes(step):
     y, x = np.mgrid[:64, :96] * float(step)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.errors import DataError
+from schemas.errors import DataError, TransientError
 from tests.templates.synthetic import CONFIG, DEC, RA, SIDE, SIGMA, nights
 from workers.imaging.fits import read_exposure, write_exposure
 from workers.imaging.masks import BLOCKING, MaskPlane
@@ -20,7 +20,7 @@ from workers.templates import job as job_module
 from workers.templates.calexps import CalexpEntry, index_calexps
 from workers.templates.cell_file import cell_to_bytes
 from workers.templates.pipeline import JobProgress, build, build_cell, plan, run_job
-from workers.templates.store import Manifest, TemplateStore
+from workers.templates.store import Manifest, TemplateStore, only_job
 
 
 def cells_of(built):
@@ -298,6 +298,12 @@ def test_warps_that_are_not_to_be_kept_are_gone_after_the_job(archive, tmp_path)
     job = run_job(archive, store, CONFIG.model_copy(update={"keep_warps_days": 0.0}))
     assert job.pruned == len({cell.tract for cell in job.manifest.cells}) * 7
     assert not list(store.warps.rglob("*.fits"))
+
+
+def test_two_jobs_at_once_are_one_too_many(archive, tmp_path):
+    with only_job(tmp_path), pytest.raises(TransientError, match="when it has ended"):
+        run_job(archive, TemplateStore(tmp_path), CONFIG)
+    assert run_job(archive, TemplateStore(tmp_path), CONFIG).built > 0
 
 
 def test_cells_without_data_are_not_tried_again(archive, tmp_path, monkeypatch):

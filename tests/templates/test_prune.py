@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from schemas.errors import DataError
+from schemas.errors import DataError, TransientError
 from workers.templates.prune import outdated, prune, size_of
-from workers.templates.store import TemplateStore
+from workers.templates.store import TemplateStore, only_job
 
 
 @pytest.fixture
@@ -90,13 +91,70 @@ def test_what_is_shared_stays_and_its_nights_are_refused(five):
 
 
 def test_neither_the_current_one_nor_one_that_is_not_there_is_removed(five):
-    for name, why in (("0005-e", "current"), ("0009-x", "no template version 0009-x")):
+    for name, why in (("0005-e", "current"), ("0009-x", "no template version '0009-x'")):
         with pytest.raises(DataError, match=why):
             prune(five, ["0003-c", name], 400.0)
     assert five.holds("0003-c")
     prune(five, ["0003-c"], 400.0)
-    with pytest.raises(DataError, match="no template version 0003-c"):
+    with pytest.raises(DataError, match="no template version '0003-c'"):
         prune(five, ["0003-c"], 400.0)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../versions", "0003-c/", "0005-e/", "0003-c/r"])
+def test_only_names_of_versions_are_taken(five, name):
+    before = sorted(path for path in five.root.rglob("*") if path.name != ".lock")
+    with pytest.raises(DataError, match="there is no template version"):
+        prune(five, [name], 400.0)
+    assert sorted(path for path in five.root.rglob("*") if path.name != ".lock") == before
+
+
+def test_a_name_said_twice_is_removed_once(five):
+    prune(five, ["0003-c", "0003-c"], 400.0)
+    assert not five.holds("0003-c")
+
+
+@pytest.mark.parametrize("moment", ["manifest.json", "r", "inputs.txt"])
+def test_a_removal_that_was_interrupted_is_done_again(five, monkeypatch, moment):
+    """The process dies when it comes to remove this."""
+    tree, unlink = shutil.rmtree, Path.unlink
+
+    def die(path):
+        if path.name == moment:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (die(path), tree(path)))
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: (die(path), unlink(path, **how)))
+    with pytest.raises(KeyboardInterrupt):
+        prune(five, ["0003-c"], 400.0)
+    monkeypatch.undo()
+    again = TemplateStore(five.root)
+    names = outdated(again, 60107.0, now=0.0)
+    assert "0003-c" in names
+    prune(again, names, 400.0)
+    assert [path.name for path in (five.root / "versions" / "0003-c").iterdir()] == ["removed.json"]
+    assert outdated(again, 60107.0) == ()
+
+
+def test_files_that_vanish_meanwhile_are_no_fault(five, monkeypatch):
+    there, look = five.root / "versions" / "0006-f" / "half.fits", Path.stat
+    there.parent.mkdir()
+    there.write_bytes(b"half")
+
+    def gone(path, **how):
+        if path.name == "half.fits":
+            raise FileNotFoundError(path)
+        return look(path, **how)
+
+    monkeypatch.setattr(Path, "stat", gone)
+    assert outdated(five, 60000.0, now=there.parent.stat().st_mtime + 90_000.0) == ("0006-f",)
+    assert size_of(five, ["0006-f"]) == 0
+
+
+def test_nothing_is_removed_while_a_job_is_at_work(five):
+    with only_job(five.root), pytest.raises(TransientError, match="another job"):
+        prune(five, ["0003-c"], 400.0)
+    assert five.holds("0003-c")
+    prune(five, ["0003-c"], 400.0)
 
 
 def test_warps_of_removed_versions_go_when_no_job_used_them_for_long(copy):

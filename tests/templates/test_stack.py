@@ -132,3 +132,20 @@ def test_a_noisy_corner_is_marked():
     mask = combine(stack, np.zeros(variance.shape, bool), 3).mask
     assert (mask[:4, :4] == MaskPlane.HIGH_VARIANCE).all()
     assert np.count_nonzero(mask) == 16
+
+
+def test_star_cores_stay_however_many_epochs_there_are():
+    rng = np.random.default_rng(3)
+    widths = rng.uniform(1.2, 1.6, 200)
+    y, x = np.mgrid[:48, :48] - 24.0
+    psfs = np.stack([np.exp(-(x**2 + y**2) / (2 * width**2)) for width in widths])
+    psfs /= psfs.sum(axis=(1, 2), keepdims=True)
+    light = (2e4 * psfs).astype(np.float32)
+    variance = (25.0 + light / 50.0).astype(np.float32)
+    image = (light + rng.normal(size=light.shape) * np.sqrt(variance)).astype(np.float32)
+    stamps, usable = np.stack([psf[9:40, 9:40] for psf in psfs]), np.ones(image.shape, bool)
+    reference = reference_image(image, variance, usable)
+    assert reference.variance.min() > 0
+    np.testing.assert_allclose(reference.variance, np.pi / 2 * variance.mean(axis=0) / 200, rtol=1e-4)
+    found = find_outliers(image, variance, usable, stamps, 3.3, reference)
+    assert found[:, 22:27, 22:27].mean() < 0.01

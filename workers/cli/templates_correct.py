@@ -74,6 +74,9 @@ def correct_curves(
         return
     columns = ("MJD TAI", "band", "psfFlux", "psfFluxErr", "corrected", "error", "shared error", "told by", "template")
     print_table(columns, [line for curve in curves for line in _lines(curve)])
+    for curve in curves:
+        if curve.absent:
+            click.echo(f"{curve.band}: {curve.absent} sources are left out, whose template is not kept", err=True)
 
 
 def _object(database: Database, ra: float | None, dec: float | None, number: int | None, radius: float) -> Any:
@@ -116,6 +119,7 @@ def _tree(band: BandCurve) -> dict[str, Any]:
     rows, curve = band.sources, band.curve
     return {
         "band": band.band,
+        "leftOut": band.absent,
         "diaSourceId": rows["diaSourceId"].tolist(),
         "midpointMjdTai": rows["midpointMjdTai"].tolist(),
         "templateId": list(band.templateId),

@@ -64,8 +64,8 @@ def prune_templates(
 ) -> None:
     """Remove old VERSIONS, and the kept warps that are then of no use; never the current one.
 
-    Nights that were compared with them can't be replayed any more, and their points of a light curve not corrected:
-    both are said, nothing else is taken in their place.
+    A replay of a night that was compared with one is then refused, and `templates correct` leaves its points out and
+    says so: nothing else is taken in its place.
     """
     if bool(versions) == (before is not None):
         raise ConfigurationError("name versions (`skydelta templates versions` lists them), or a day with --before")

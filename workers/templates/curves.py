@@ -39,6 +39,9 @@ class BandCurve:
     shared: NDArray[np.float64]
     """Error of what each point's template took off, which points of one template share, nJy."""
     curve: CorrectedCurve
+    absent: int
+    """Sources of the band that are left out: the template version that served their night was removed, or has no cell
+    there."""
 
 
 def span_of(sources: Rows) -> tuple[float, float]:
@@ -70,11 +73,12 @@ def corrected_curves(
         known = np.array([cell is not None for cell in cells], bool)
         inside = (rows["midpointMjdTai"] >= span[0]) & (rows["midpointMjdTai"] <= span[1])
         if (known & inside).any():
-            found.append(_band_curve(band, rows[known], [cell for cell in cells if cell is not None], place, span))
+            there = [cell for cell in cells if cell is not None]
+            found.append(_band_curve(band, rows[known], there, place, span, int((~known).sum())))
     if not found:
         raise DataError(
             f"no template version kept in {store.root} has a cell at {place[0]} {place[1]} for any of the object's "
-            "sources; `skydelta templates coverage` shows what there is"
+            "sources; `skydelta templates versions` and `coverage` show what there is"
         )
     return found
 
@@ -101,7 +105,7 @@ def _cell_behind(
 
 
 def _band_curve(
-    band: str, rows: Rows, cells: list[_Behind], place: tuple[float, float], span: tuple[float, float]
+    band: str, rows: Rows, cells: list[_Behind], place: tuple[float, float], span: tuple[float, float], absent: int
 ) -> BandCurve:
     lights, places = _lights(rows, cells, place, span)
     mjd = rows["midpointMjdTai"].astype(float)
@@ -122,6 +126,7 @@ def _band_curve(
         exact=tuple(lights[k].amount is not None for k in mine),
         shared=curve.offsetErr[mine],
         curve=curve,
+        absent=absent,
     )
 
 

@@ -19,7 +19,8 @@ _Bool = NDArray[np.bool_]
 _Float = NDArray[np.float64]
 _Planes = NDArray[np.float32]
 REACH = 12
-"""Half width of the filters, pixels: nearer to the edge of the planes the maps are not right."""
+"""Half width of the filters, pixels: nearer to the edge of the planes the maps are not right; where they are tapered, a
+thousandth of a source comes from up to four pixels further."""
 _LEAST_POWER = 1e-8
 """Power of a PSF, relative to its greatest, below which a frequency is not restored."""
 _STEP = 2
@@ -213,7 +214,9 @@ def _align(flux: _Planes, power: _Planes, variance: _Planes, known: _Bool, plane
     """Fit the patterns of the median to each epoch's deviation from it and take them off, in place."""
     left = _left_over(planes) + wings
     bright = np.flatnonzero(left > power.mean() * variance.mean(axis=0))
-    chosen = np.concatenate([bright[:: max(len(bright) // _MOST, 1)], np.arange(0, left.size, left.size // _MOST)])
+    chosen = np.concatenate(
+        [bright[:: max(len(bright) // _MOST, 1)], np.arange(0, left.size, max(left.size // _MOST, 1))]
+    )
     rows = planes.reshape(len(planes), -1)[:, chosen].astype(float)
     products = (rows[:, None] * rows[None]).reshape(-1, len(chosen))
     each = (len(flux), -1)

@@ -17,7 +17,7 @@ from workers.imaging.tracts import Tessellation
 from workers.survey.config import TemplatesConfig
 from workers.templates.build import cell_of_warps
 from workers.templates.cell import CellPlan, CellRecord, PlannedInput
-from workers.templates.store import Manifest, TemplateStore, named_inputs, version_digest
+from workers.templates.store import Manifest, TemplateStore, named_inputs, only_job, version_digest
 from workers.templates.warp_file import WarpBlock
 from workers.templates.warps import WarpStore
 
@@ -64,8 +64,16 @@ def run_plans(
 
     Cells whose plan is that of the current version are linked from it; cells and warps that an interrupted job has
     finished are kept. Where nothing at all changed the current version stays. A cell is made of kept warps only, and
-    the files have the same bytes for any number of workers (processes).
+    the files have the same bytes for any number of workers (processes). Raises TransientError while another job is at
+    work.
     """
+    with only_job(store.root):
+        return _run_plans(plans, store, config, workers, progress or JobProgress())
+
+
+def _run_plans(
+    plans: tuple[CellPlan, ...], store: TemplateStore, config: TemplatesConfig, workers: int, progress: JobProgress
+) -> TemplateJob:
     digest = version_digest(plans, *config.window)
     now = store.manifest()
     if now is not None and now.digest == digest:
@@ -74,7 +82,6 @@ def run_plans(
     kept = {item.templateId: record for item in plans if (record := store.kept(version, item)) is not None}
     empty = {item.templateId for item in plans} & set(() if now is None else now.empty)
     waiting = [item for item in plans if item.templateId not in kept and item.templateId not in empty]
-    progress = progress or JobProgress()
     warps = WarpStore(store.warps, Tessellation(config.pixel_scale, config.cell_size))
     with _Workers(workers, version) as pool:
         lacking = _lacking(waiting, warps)

@@ -27,11 +27,16 @@ class Patch(NamedTuple):
 def patch(maps: FluxMaps, x: int, y: int, half: int) -> Patch:
     """Return the epochs at the pixels up to `half` from pixel (x, y) of the planes.
 
-    Flux is interpolated by a windowed sinc, exact to a thousandth: a map has no power at its own smallest scale. A
-    weight is that of the map's pixel before. What is beyond the edges comes from the opposite ones.
+    Flux is interpolated by a windowed sinc, to 0.3 % of a source's height and the same way in all epochs: a map has no
+    power at its own smallest scale. A weight is that of the map's pixel before, 0 where it or the one behind has none.
+    What is beyond the edges comes from the opposite ones.
     """
-    rows, columns = (np.arange(at - half, at + half + 1) // maps.step for at in (y, x))
-    weight = maps.weight[:, (rows % maps.weight.shape[1])[:, None], columns % maps.weight.shape[2]]
+    weight = maps.weight
+    for axis, at in ((1, y), (2, x)):
+        places = np.arange(at - half, at + half + 1)
+        sides = (places // maps.step, -(-places // maps.step))
+        before, after = (np.take(weight, side % maps.weight.shape[axis], axis=axis) for side in sides)
+        weight = np.where(after > 0, before, np.float32(0.0))
     return Patch(_between(maps.flux, x, y, half, maps.step), weight)
 
 

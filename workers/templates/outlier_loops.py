@@ -84,7 +84,7 @@ def grown(values: Any, here: Any, seed: float, least: float, halo: int) -> Any: 
     stack = np.zeros((height * width, 2), np.int32)
     for y in range(height):
         for x in range(width):
-            if values[y, x] <= seed or seen[y, x] or not here[y, x]:
+            if not values[y, x] > seed or seen[y, x] or not here[y, x]:
                 continue
             seen[y, x], stack[0, 0], stack[0, 1], depth = True, y, x, 1
             while depth:

@@ -117,7 +117,7 @@ def reference_image(image: _Planes, variance: _Planes, usable: _Bool) -> Referen
     """
     middle, lower, _ = order_statistics(image, usable)
     total, count = summed(variance, usable)
-    share = np.where(count > 1, np.float32(np.pi / 2.0), np.float32(1.0)) / np.square(np.maximum(count, 1))
+    share = np.where(count > 1, np.pi / 2.0, 1.0) / np.square(np.maximum(count, 1), dtype=float)
     return Reference(np.where(count == 2, lower, middle), np.asarray(share * total, np.float32))
 
 

@@ -7,34 +7,37 @@
     templates/versions/<version>/inputs.txt                       digests of the calibrated exposures in its cells
     templates/versions/<version>/<band>/<tract>/<cellX>_<cellY>.fits
     templates/versions/<version>/<band>/<tract>/<cellX>_<cellY>-<bin>.fits    of some of its inputs, alike in airmass
+    templates/versions/<version>/removed.json                     the day of a version that was removed
     templates/warps/                                              kept warps (`workers.templates.warps`)
 
 A version without a manifest is one that is being built, or was interrupted; nothing reads it. Published versions never
-change, and are kept until somebody removes them (`workers.templates.prune`): of those removed.json is left, so that a
-replay of their nights is refused and not compared with something else.
+change, and are kept until somebody removes them (`workers.templates.prune`); a replay of their nights is then refused,
+and not compared with something else.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from schemas.errors import DataError
+from schemas.errors import DataError, TransientError
 from workers.imaging.fits import write_atomically
 from workers.imaging.tracts import CellId, Tessellation
 from workers.templates.cell import CellPlan, CellRecord, TemplateCell, content_id
 from workers.templates.cell_file import cell_from_bytes, cell_to_bytes
 
-__all__ = ["REMOVED", "Manifest", "TemplateStore", "cells_at", "named_inputs", "record_of"]
+__all__ = ["REMOVED", "Manifest", "TemplateStore", "cells_at", "named_inputs", "only_job", "record_of"]
 
 REMOVED = "removed.json"
 """What is left of a version that was removed: its day."""
@@ -150,6 +153,23 @@ def named_inputs(root: Path) -> set[str]:
     for path in root.glob("versions/*/inputs.txt"):
         found.update(path.read_text(encoding="ascii").split())
     return found
+
+
+@contextmanager
+def only_job(root: Path) -> Iterator[None]:
+    """Be the only one that builds or removes versions below the template folder; TransientError where one does so now.
+
+    The lock goes with its process, however that ends.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TransientError(
+                f"another job builds or removes templates in {root} now; run the same command when it has ended"
+            ) from error
+        yield
 
 
 def _place(version: str, band: str, cell: CellId, airmass_bin: str = "") -> str:
