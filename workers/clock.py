@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import date
 
-__all__ = ["MJD_ORDINAL", "TAI_MINUS_UTC", "Clock", "event_timestamp", "mjd_tai_now"]
+__all__ = ["MJD_ORDINAL", "TAI_MINUS_UTC", "Clock", "event_timestamp", "mjd_of", "mjd_tai_now"]
 
 Clock = Callable[[], float]
 """Returns the present as MJD TAI."""
@@ -22,6 +23,11 @@ _DAY = 86400.0
 def mjd_tai_now() -> float:
     """Return the present time as MJD TAI."""
     return _MJD_1970 + (time.time() + TAI_MINUS_UTC) / _DAY
+
+
+def mjd_of(day: date) -> float:
+    """Return the MJD of the beginning of a day, without its time where it is a datetime."""
+    return float(day.toordinal() - MJD_ORDINAL)
 
 
 def event_timestamp(mjd_tai: float) -> int:

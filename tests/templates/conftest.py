@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -35,3 +37,10 @@ def built(archive, tmp_path_factory):
     """The template store built from `archive`, and its manifest."""
     store = TemplateStore(tmp_path_factory.mktemp("templates"))
     return store, build(archive, store, CONFIG)
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    """A copy of that store, to be changed."""
+    shutil.copytree(built[0].root, tmp_path, dirs_exist_ok=True)
+    return TemplateStore(tmp_path)

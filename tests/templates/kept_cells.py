@@ -104,7 +104,6 @@ def _cell(stack, outliers, mjd):
     inner = (slice(None), slice(BORDER, -BORDER), slice(BORDER, -BORDER))
     cut = Stack(stack.image[inner], stack.mask[inner], stack.variance[inner], stack.weights, stack.psfs)
     coadd = combine(cut, outliers[inner], 1)
-    given = cut.usable & ~outliers[inner] & (coadd.nEpochs > 0)
     rows = zip(mjd, stack.weights, strict=True)
     inputs = tuple(PlannedInput(None, k, 0, float(t), float(w), "0" * 64, "0" * 64) for k, (t, w) in enumerate(rows))
     return stored_cell(
@@ -114,9 +113,9 @@ def _cell(stack, outliers, mjd):
             mask=coadd.mask,
             variance=coadd.variance,
             nEpochs=coadd.nEpochs,
-            given=np.packbits(given, axis=0, bitorder="little"),
+            given=np.packbits(coadd.given, axis=0, bitorder="little"),
             psf=coadd.psf,
-            used=tuple(given.mean(axis=(1, 2)).tolist()),
+            used=tuple(coadd.given.mean(axis=(1, 2)).tolist()),
             rejected=(0,) * len(inputs),
             depth=1.0,
             fwhm=3.0,

@@ -14,6 +14,14 @@ from workers.survey.config import TemplatesConfig
 
 RA, DEC, SIDE, SIGMA = 150.1, 2.2, 280, 5.0
 CONFIG = TemplatesConfig(begin=60000.0, end=60365.0, pixel_scale=1.0, cell_size=128, min_epochs=3)
+SURVEY = f"""name = "field"
+[templates]
+begin = {CONFIG.begin}
+end = {CONFIG.end}
+pixel_scale = {CONFIG.pixel_scale}
+cell_size = {CONFIG.cell_size}
+"""
+"""survey.toml with that window and grid."""
 
 
 @dataclass(frozen=True)

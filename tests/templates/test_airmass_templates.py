@@ -15,7 +15,7 @@ from schemas import RowGroups
 from schemas.errors import ConfigurationError
 from tests.cli.command import skydelta
 from tests.cli.test_calibrate import CAMERA
-from tests.templates.synthetic import CONFIG, DEC, RA, Sky
+from tests.templates.synthetic import CONFIG, DEC, RA, SURVEY, Sky
 from tests.templates.test_own_light import no_limits
 from workers.database import OBJECT_DTYPE
 from workers.imaging.fits import write_exposure
@@ -40,14 +40,7 @@ TRANSIT = 60010.154
 """When the field stands highest; 0.997270 days later again."""
 RISING, SETTING = range(1000, 1004), range(1006, 1010)
 HOURS = dict(zip(range(1000, 1010), [-3.6, -3.7, -3.5, -3.6, 0.0, 0.1, 3.6, 3.5, 3.7, 3.6], strict=True))
-SURVEY = f"""name = "field"
-[templates]
-begin = {CONFIG.begin}
-end = {CONFIG.end}
-pixel_scale = {CONFIG.pixel_scale}
-cell_size = {CONFIG.cell_size}
-airmass_bands = ["g"]
-"""
+BINNED_SURVEY = SURVEY + 'airmass_bands = ["g"]\n'
 
 
 def time_of(day, hour):
@@ -272,7 +265,7 @@ def test_own_light_is_looked_for_in_what_was_subtracted(made, monkeypatch):
 
 
 def test_the_commands_know_the_bins(made, calexps, tmp_path):
-    (tmp_path / "survey.toml").write_text(SURVEY, encoding="utf-8")
+    (tmp_path / "survey.toml").write_text(BINNED_SURVEY, encoding="utf-8")
     (tmp_path / "camera.toml").write_text(CAMERA, encoding="utf-8")
     shutil.copytree(made[0].root, tmp_path / "templates")
     (tmp_path / "archive").mkdir()

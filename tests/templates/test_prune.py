@@ -14,12 +14,6 @@ from workers.templates.prune import outdated, prune, size_of
 from workers.templates.store import TemplateStore, only_job
 
 
-@pytest.fixture
-def copy(built, tmp_path):
-    shutil.copytree(built[0].root, tmp_path, dirs_exist_ok=True)
-    return TemplateStore(tmp_path)
-
-
 def publish(store, manifest, name, day):
     """Publish a version whose cells are links to the first one's, but for one."""
     cells = []

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.command import skydelta
 from tests.cli.test_calibrate import CAMERA
-from tests.templates.synthetic import CONFIG
+from tests.templates.synthetic import SURVEY
 from workers.imaging.fits import read_exposure, write_exposure
 from workers.templates.calexps import index_calexps
 from workers.templates.cell_file import cell_to_bytes
@@ -19,14 +19,6 @@ from workers.templates.leave_out import given_in, whole
 from workers.templates.rebuild import rebuild, spread_sample
 from workers.templates.store import TemplateStore
 from workers.templates.warps import BORDER, WarpStore
-
-SURVEY = f"""name = "field"
-[templates]
-begin = {CONFIG.begin}
-end = {CONFIG.end}
-pixel_scale = {CONFIG.pixel_scale}
-cell_size = {CONFIG.cell_size}
-"""
 
 
 @pytest.fixture

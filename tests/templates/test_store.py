@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,12 +14,6 @@ from tests.templates.synthetic import CONFIG
 from workers.templates.cell_file import cell_from_bytes, cell_to_bytes, inputs_table
 from workers.templates.prune import prune
 from workers.templates.store import Manifest, TemplateStore, named_inputs
-
-
-@pytest.fixture
-def copy(built, tmp_path):
-    shutil.copytree(built[0].root, tmp_path, dirs_exist_ok=True)
-    return TemplateStore(tmp_path)
 
 
 def test_a_cell_reads_back_as_it_was(built):

@@ -17,7 +17,7 @@ from schemas.errors import ConfigurationError, DataError
 from workers.cli.options import json_option, print_json, print_table, survey_option
 from workers.cli.templates_correct import correct_curves
 from workers.cli.templates_versions import list_versions, prune_templates
-from workers.clock import MJD_ORDINAL, mjd_tai_now
+from workers.clock import mjd_of, mjd_tai_now
 from workers.connect import open_database
 from workers.imaging.fits import write_atomically
 from workers.imaging.tracts import CellId
@@ -59,7 +59,7 @@ def _config_of(survey: Survey, date: datetime | None) -> TemplatesConfig:
         return config.at(mjd_tai_now())
     if config.begin is not None:
         raise ConfigurationError("--date is for a window that moves; this one stands still (templates.begin and end)")
-    return config.at(float(date.toordinal() - MJD_ORDINAL))
+    return config.at(mjd_of(date))
 
 
 def _known(survey: Survey) -> Known | None:

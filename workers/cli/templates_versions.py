@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import click
 
 from schemas.errors import ConfigurationError
 from workers.cli.options import json_option, print_json, print_table, survey_option
-from workers.clock import MJD_ORDINAL
+from workers.clock import mjd_of
 from workers.survey.config import Survey
 from workers.templates.prune import outdated, prune, removable, size_of
-from workers.templates.store import TemplateStore
+from workers.templates.store import Manifest, TemplateStore
 
 __all__ = ["list_versions", "prune_templates"]
 
@@ -22,31 +23,30 @@ __all__ = ["list_versions", "prune_templates"]
 def list_versions(survey: Survey, as_json: bool) -> None:
     """List the versions: day of the job, window, cells, and the megabytes that no other version shares."""
     store = TemplateStore(survey.templates)
-    rows = []
-    for name in store.versions():
-        one = store.manifest(name)
-        if one is not None:
-            size = size_of(store, [name])
-            rows.append(
-                (name, one.day, one.begin, one.end, len(one.cells) + len(one.bins), size, name == store.current())
-            )
+    rows = [_version(store, found) for name in store.versions() if (found := store.manifest(name)) is not None]
     if as_json:
-        keys = ("version", "day", "begin", "end", "cells", "bytes", "current")
-        print_json({"versions": [dict(zip(keys, row, strict=True)) for row in rows]})
+        print_json({"versions": rows})
         return
-    shown = [
-        (
-            name,
-            "-" if day is None else f"{day:.0f}",
-            f"{begin:.1f}",
-            f"{end:.1f}",
-            cells,
-            f"{size / 1e6:.1f}",
-            "*" * now,
-        )
-        for name, day, begin, end, cells, size, now in rows
-    ]
-    print_table(("version", "day MJD", "begin", "end", "cells", "MB", "current"), shown)
+    columns = ("version", "day MJD", "begin", "end", "cells", "MB", "current")
+    print_table(columns, [_line(row) for row in rows])
+
+
+def _version(store: TemplateStore, found: Manifest) -> dict[str, Any]:
+    return {
+        "version": found.version,
+        "day": found.day,
+        "begin": found.begin,
+        "end": found.end,
+        "cells": len(found.cells) + len(found.bins),
+        "bytes": size_of(store, [found.version]),
+        "current": found.version == store.current(),
+    }
+
+
+def _line(row: dict[str, Any]) -> tuple[Any, ...]:
+    day = "-" if row["day"] is None else f"{row['day']:.0f}"
+    window = f"{row['begin']:.1f}", f"{row['end']:.1f}"
+    return row["version"], day, *window, row["cells"], f"{row['bytes'] / 1e6:.1f}", "*" * row["current"]
 
 
 @click.command("prune")
@@ -70,9 +70,7 @@ def prune_templates(
     if bool(versions) == (before is not None):
         raise ConfigurationError("name versions (`skydelta templates versions` lists them), or a day with --before")
     store = TemplateStore(survey.templates)
-    chosen = removable(store, versions)
-    if before is not None:
-        chosen = outdated(store, float(before.toordinal() - MJD_ORDINAL))
+    chosen = removable(store, versions) if before is None else outdated(store, mjd_of(before))
     size = size_of(store, chosen)
     warps = 0 if dry_run else prune(store, chosen, survey.config.templates.keep_warps_days)
     if as_json:

@@ -7,7 +7,7 @@ from datetime import date
 
 import numpy as np
 
-from workers.clock import MJD_ORDINAL
+from workers.clock import mjd_of
 from workers.imaging.exposure import Exposure
 from workers.imaging.reference_store import Reference, open_reference
 from workers.items import CalexpItem, SourcesItem, TemplateRecord, ended_item
@@ -46,8 +46,8 @@ class SubtractStage:
     def template(self, exposure: Exposure) -> TemplateMatch | None:
         """Return the template in the exposure's frame, or None where too little of it is covered."""
         night = exposure.info.night
-        day = date(night // 10000, night // 100 % 100, night % 100).toordinal() - MJD_ORDINAL
-        manifest = self.store.manifest_for(day)
+        day = date(night // 10000, night // 100 % 100, night % 100)
+        manifest = self.store.manifest_for(mjd_of(day))
         if manifest is not None:
             refuse_inside_window(exposure.info, (manifest.begin, manifest.end))
         config = self.survey.config

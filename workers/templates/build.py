@@ -58,11 +58,10 @@ def cell_of_warps(plan: CellPlan, warps: Sequence[WarpBlock]) -> TemplateCell | 
     outliers |= _transients(stack, usable & ~outliers, correlations, reference)
     inner, usable, outliers = _cropped(stack), usable[:, _INNER, _INNER], outliers[:, _INNER, _INNER]
     coadd = combine(inner, outliers, plan.min_epochs)
-    there = coadd.nEpochs > 0
-    if not there.any():
+    if not coadd.given.any():
         return None
     rejected = tuple(int(np.count_nonzero(plane)) for plane in outliers & usable)
-    return _finished(plan, inner, usable & ~outliers & there, rejected, coadd, correlations, fwhm)
+    return _finished(plan, inner, rejected, coadd, correlations, fwhm)
 
 
 def _psfs(warps: Sequence[WarpBlock]) -> NDArray[np.float64]:
@@ -94,7 +93,6 @@ def _cropped(stack: Stack) -> Stack:
 def _finished(
     plan: CellPlan,
     stack: Stack,
-    given: NDArray[np.bool_],
     rejected: tuple[int, ...],
     coadd: Coadd,
     correlations: NDArray[np.float64],
@@ -113,7 +111,7 @@ def _finished(
         mask=coadd.mask,
         variance=coadd.variance,
         nEpochs=coadd.nEpochs,
-        given=np.packbits(given, axis=0, bitorder="little"),
+        given=np.packbits(coadd.given, axis=0, bitorder="little"),
         psf=coadd.psf,
         used=tuple((coadd.pixels / coadd.image.size).tolist()),
         rejected=rejected,

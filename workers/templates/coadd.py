@@ -67,6 +67,8 @@ class Coadd:
     nEpochs: NDArray[np.int16]
     psf: FloatImage
     """Weighted mean of the inputs' PSFs, (n, n), unit sum."""
+    given: _Bool
+    """Which inputs are in each pixel, (N, height, width)."""
     pixels: NDArray[np.int64]
     """To how many pixels each input gave, (N,)."""
     noise: NDArray[np.float64]
@@ -97,7 +99,7 @@ def combine(stack: Stack, outliers: _Bool, min_epochs: int) -> Coadd:
     clear = sums.count > 0
     if clear.any():
         mask[clear & (sums.background > _NOISY * np.median(sums.background[clear]))] |= int(MaskPlane.HIGH_VARIANCE)
-    return Coadd(image, mask, variance, sums.count, stack.psf, sums.pixels, sums.noise)
+    return Coadd(image, mask, variance, sums.count, stack.psf, good, sums.pixels, sums.noise)
 
 
 def _mean(stack: Stack, chosen: _Bool, sky: NDArray[np.float64]) -> Sums:

@@ -16,12 +16,9 @@ from pathlib import Path
 from schemas.errors import DataError
 from workers.imaging.fits import write_atomically
 from workers.templates.store import REMOVED, TemplateStore, named_inputs, only_job
-from workers.templates.warps import WarpStore
+from workers.templates.warps import ABANDONED, WarpStore
 
 __all__ = ["outdated", "prune", "removable", "size_of"]
-
-_ABANDONED = 86_400.0
-"""Seconds without a new file after which a version that was never finished is given up."""
 
 
 def outdated(store: TemplateStore, before: float, now: float | None = None) -> tuple[str, ...]:
@@ -35,7 +32,7 @@ def outdated(store: TemplateStore, before: float, now: float | None = None) -> t
     needed = {store.serving(before), store.current()}
     days = {name: found.day for name in published if (found := store.manifest(name)) is not None}
     old = [name for name, then in days.items() if name not in needed and then is not None and then <= day]
-    latest = (time.time() if now is None else now) - _ABANDONED
+    latest = (time.time() if now is None else now) - ABANDONED
     left = [name for name, folder in _there(store).items() if name not in days and _given_up(folder, latest)]
     return tuple(sorted([*old, *left]))
 

@@ -81,8 +81,8 @@ def find_events(maps: FluxMaps) -> list[Event]:
     interval do not agree with each other, where it falls and rises again inside, where it lies on a star that it does
     not outshine by `_OUTBURST`, or beside one `_LOBE` times brighter; all else is a TRANSIENT.
     """
-    between = maps.step > 1
-    found = best_intervals(maps.flux, maps.weight, LEAST * (_BESIDE if between else 1.0), _COST, _OUTSIDE)
+    least = LEAST * _BESIDE if maps.step > 1 else LEAST
+    found = best_intervals(maps.flux, maps.weight, least, _COST, _OUTSIDE)
     reach = max(int(np.ceil((maps.response > 0.5).sum(axis=0).max() / 2.0)) // maps.step, 1)
     peaks = (found.change > 0) & (found.change >= ndimage.maximum_filter(found.change, size=2 * reach + 1))
     edge = REACH // maps.step
@@ -93,7 +93,7 @@ def find_events(maps: FluxMaps) -> list[Event]:
     for y, x in zip((maps.step * ys[order]).tolist(), (maps.step * xs[order]).tolist(), strict=True):
         if found.change[y // maps.step, x // maps.step] <= _light_of(events, x, y, maps.response):
             continue
-        place = _place(maps, x, y, 1 if between else 0)
+        place = _place(maps, x, y)
         event = None if place is None else _event(maps, place)
         if event is not None and event.flux > _light_of(events, event.x, event.y, maps.response):
             events.append(event)
@@ -114,8 +114,9 @@ class _Place:
     """(N, 5, 5)."""
 
 
-def _place(maps: FluxMaps, x: int, y: int, reach: int) -> _Place | None:
-    """Return the place of the greatest change up to `reach` pixels from one, None where nothing stands out."""
+def _place(maps: FluxMaps, x: int, y: int) -> _Place | None:
+    """Return the place of the greatest change nearer to a pixel than the maps' next, None where nothing stands out."""
+    reach = maps.step - 1
     size = 2 * reach + 1
     near = patch(maps, x, y, reach + 2)
     inner = (slice(None), slice(2, 2 + size), slice(2, 2 + size))

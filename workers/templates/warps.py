@@ -32,7 +32,7 @@ from workers.templates.calexps import read_entry
 from workers.templates.cell import PlannedInput, content_id
 from workers.templates.warp_file import WarpBlock, WarpFile, WarpHeader, stored_block, warp_steps, write_warps
 
-__all__ = ["BORDER", "METHOD", "ExposureCache", "WarpStore", "fresh_block"]
+__all__ = ["ABANDONED", "BORDER", "METHOD", "ExposureCache", "WarpStore", "fresh_block"]
 
 METHOD = 1
 """Raised whenever the same exposure would give other warps, so that no file of the old method is used."""
@@ -41,7 +41,7 @@ BORDER = 16
 _OPEN_FILES = 128
 _SAMPLED = 3
 """One row and column of so many tells the median variance of an exposure."""
-_ABANDONED = 86_400.0
+ABANDONED = 86_400.0
 """Seconds after which what a killed job left half written is removed."""
 
 _Load = Callable[[Path], Exposure]
@@ -129,7 +129,7 @@ class WarpStore:
                 path.unlink()
                 gone.append(path)
         for path in self.root.glob("*/*/.*.fits.*"):
-            if path.stat().st_mtime < (time.time() if now is None else now) - _ABANDONED:
+            if path.stat().st_mtime < (time.time() if now is None else now) - ABANDONED:
                 path.unlink()
         return tuple(gone)
 
